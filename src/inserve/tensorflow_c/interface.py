@@ -89,9 +89,7 @@ class LoadedModel(Protocol):
 class LoadSavedModel(Protocol):
     """The function that opens a SavedModel (``inserve.tensorflow_c.load_saved_model``)."""
 
-    def __call__(
-        self, path: str, tags: Sequence[str] = ("serve",), config: bytes = b""
-    ) -> LoadedModel:
+    def __call__(self, path: str, tags: Sequence[str] = ("serve",), config: bytes = b"") -> LoadedModel:
         """Load the meta graph with exactly *tags* from the SavedModel directory *path*.
 
         *config* is a serialized ``tensorflow.ConfigProto``. Blocks while variables are restored.
@@ -101,4 +99,3 @@ class LoadSavedModel(Protocol):
             MissingExtraError: TensorFlow is not installed.
         """
         ...
-

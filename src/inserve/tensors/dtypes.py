@@ -16,7 +16,15 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-__all__ = ["STRING", "DataType", "ElementType", "element_type", "element_type_of", "find_element_type"]
+__all__ = [
+    "STRING",
+    "DataType",
+    "ElementType",
+    "data_type_name",
+    "element_type",
+    "element_type_of",
+    "find_element_type",
+]
 
 
 class DataType(enum.IntEnum):
@@ -111,6 +119,8 @@ _ROWS: tuple[tuple[DataType, str, Any, str], ...] = (
 _BY_NUMBER = {int(row[0]): ElementType(row[0], row[1], np.dtype(row[2]), row[3]) for row in _ROWS}
 _BY_NUMPY = {element.numpy: element for element in _BY_NUMBER.values()}
 
+_NAMES_WITHOUT_ARRAY: dict[int, str] = {DataType.DT_RESOURCE: "resource", DataType.DT_VARIANT: "variant"}
+
 STRING = _BY_NUMBER[DataType.DT_STRING]
 
 
@@ -120,6 +130,14 @@ def find_element_type(data_type: int) -> ElementType | None:
     None: ``DT_INVALID``, ``DT_RESOURCE``, ``DT_VARIANT``, reference types and unknown numbers.
     """
     return _BY_NUMBER.get(data_type)
+
+
+def data_type_name(data_type: int) -> str:
+    """Return TensorFlow's text name of any ``DataType`` number: ``float``, ``resource``, ``unknown``."""
+    element = _BY_NUMBER.get(data_type)
+    if element is not None:
+        return element.name
+    return _NAMES_WITHOUT_ARRAY.get(data_type, "unknown")
 
 
 def element_type(data_type: int) -> ElementType:

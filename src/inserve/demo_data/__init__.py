@@ -1,0 +1,1 @@
+"""The model that ``inserve demo`` serves, and images it has never seen."""

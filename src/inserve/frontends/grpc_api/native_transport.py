@@ -1,0 +1,302 @@
+"""gRPC over ``pygrpc_native``: HTTP/2 in Rust outside the GIL, requests handed over in batches."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import grpc
+from pygrpc_native import NativeGrpcFront
+
+from inserve.errors import Code, DeadlineExceededError, UnavailableError
+from inserve.frontends.grpc_api.byte_handlers import methods_by_service
+from inserve.frontends.grpc_api.grpcio_transport import GrpcioTransport
+from inserve.frontends.grpc_api.listen_address import ListenAddress, clear_socket_path, remove_socket
+from inserve.frontends.grpc_api.method import CallContext, Method, MethodTable
+from inserve.frontends.grpc_api.status_codes import status_of
+from inserve.frontends.grpc_api.transport import SHUTTING_DOWN, STOP_LIMIT_S, TransportOptions
+from inserve.frontends.grpc_api.worker_pool import WorkerPool
+from inserve.handlers.placement import WouldBlock
+
+__all__ = ["NATIVE_CHANNEL_ARGUMENTS", "NativeTransport"]
+
+NATIVE_CHANNEL_ARGUMENTS: dict[str, str] = {
+    "grpc.keepalive_time_ms": "keepalive_time_ms",
+    "grpc.keepalive_timeout_ms": "keepalive_timeout_ms",
+    "grpc.keepalive_permit_without_calls": "keepalive_permit_without_calls",
+    "grpc.max_concurrent_streams": "max_concurrent_streams",
+    "grpc.absolute_max_metadata_size": "max_metadata_size",
+}
+"""gRPC channel arguments that the native front honours -> its own names for them."""
+
+_BATCH_SIZE = 64
+_IO_THREADS = 2
+_FLUSH_S = 0.05
+"""The front says nothing of answers on their way: it is left open this long after the last one."""
+
+
+def _receiver_threads() -> int:
+    """Return how many threads take calls over.
+
+    Methods release the GIL while a model runs, so that a second receiver serves calls meanwhile; beyond
+    four they only pass the GIL around.
+    """
+    return min(4, max(2, os.cpu_count() or 1))
+
+
+class NativeTransport:
+    """One native front per address; receiver threads try each call inline, a pool runs what would block.
+
+    Paths outside *methods* go to a grpcio server on a private Unix socket, which carries
+    *generic_handlers* (streaming methods, for instance) and answers UNIMPLEMENTED for the rest.
+    """
+
+    name = "native"
+
+    def __init__(
+        self,
+        methods: MethodTable,
+        addresses: Sequence[ListenAddress],
+        options: TransportOptions,
+        generic_handlers: Sequence[grpc.GenericRpcHandler[Any, Any]] = (),
+    ) -> None:
+        methods_by_service(methods)
+        self._methods = dict(methods)
+        self._addresses = tuple(addresses)
+        self._options = options
+        self._generic_handlers = tuple(generic_handlers)
+        self._pool = WorkerPool("inserve-grpc-worker", options.max_workers, options.max_queued)
+        self._listeners: list[_Listener] = []
+        self._fallback: GrpcioTransport | None = None
+        self._private_folder: str | None = None
+
+    def start(self) -> tuple[ListenAddress, ...]:
+        with ExitStack() as undo:
+            socket_path = self._start_fallback(undo)
+            for address in self._addresses:
+                listener = _Listener(address, self._methods, self._options, self._pool)
+                undo.callback(listener.close)
+                listener.front.set_fallback(socket_path)
+                self._listeners.append(listener)
+            for listener in self._listeners:
+                listener.start()
+            undo.pop_all()
+        return tuple(listener.address for listener in self._listeners)
+
+    def stop(self, grace_s: float) -> None:
+        deadline = time.monotonic() + grace_s
+        for listener in self._listeners:
+            listener.refuse_new_calls()
+        for listener in self._listeners:
+            listener.wait_until_idle(deadline)
+        for listener in self._listeners:
+            listener.cancel_calls()
+        if self._fallback is not None:
+            self._fallback.stop(max(0.0, deadline - time.monotonic()))
+        for listener in self._listeners:
+            listener.close()
+        self._pool.stop(STOP_LIMIT_S / 2)
+        if self._private_folder is not None:
+            shutil.rmtree(self._private_folder, ignore_errors=True)
+
+    def _start_fallback(self, undo: ExitStack) -> str:
+        folder = tempfile.mkdtemp(prefix="inserve-")
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        path = os.path.join(folder, "grpc")
+        limits = TransportOptions(self._options.max_workers, self._options.max_queued)
+        fallback = GrpcioTransport({}, (ListenAddress(path=path),), limits, self._generic_handlers)
+        fallback.start()
+        undo.callback(fallback.stop, 0.0)
+        self._private_folder, self._fallback = folder, fallback
+        return path
+
+
+class _Listener:
+    """One address: its front, its receiver threads and the calls it has in the pool."""
+
+    def __init__(
+        self,
+        address: ListenAddress,
+        methods: dict[str, Method],
+        options: TransportOptions,
+        pool: WorkerPool,
+    ) -> None:
+        self._paths = list(methods)
+        self._methods = list(methods.values())
+        self._pool = pool
+        self._pooled: dict[int, CallContext] = {}
+        self._changed = threading.Condition()
+        self._taking_over = threading.Lock()
+        self._refusing = False
+        self._last_answer = 0.0
+        self._socket_inode: int | None = None
+        if address.path is not None:
+            clear_socket_path(address.path)
+        arguments: dict[str, Any] = {
+            NATIVE_CHANNEL_ARGUMENTS[name]: value for name, value in options.channel_arguments
+        }
+        arguments.setdefault("keepalive_permit_without_calls", False)
+        arguments["keepalive_permit_without_calls"] = bool(arguments["keepalive_permit_without_calls"])
+        try:
+            self.front = NativeGrpcFront(
+                str(address),
+                [(path, False) for path in self._paths],
+                io_threads=_IO_THREADS,
+                call_details=True,
+                **arguments,
+            )
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise UnavailableError(f"cannot listen on {address}: {reason}") from error
+        if address.path is not None:
+            self._socket_inode = os.lstat(address.path).st_ino
+            self.address = address
+        else:
+            self.address = ListenAddress(address.host, self.front.bound_port)
+        self._busy = [False] * _receiver_threads()
+        self._receivers = [
+            threading.Thread(
+                target=self._receive,
+                args=(index,),
+                name=f"inserve-grpc-receive-{self.address}-{index}",
+                daemon=True,
+            )
+            for index in range(len(self._busy))
+        ]
+
+    def start(self) -> None:
+        self.front.start()
+        for receiver in self._receivers:
+            receiver.start()
+
+    def refuse_new_calls(self) -> None:
+        self._refusing = True
+
+    def wait_until_idle(self, deadline: float) -> None:
+        """Wait until no call runs, at most until *deadline* in monotonic seconds."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._pooled and not any(self._busy), max(0.0, deadline - time.monotonic())
+            )
+
+    def cancel_calls(self) -> None:
+        for call_id, context in list(self._pooled.items()):
+            context.cancelled = True
+            self._fail(call_id, Code.UNAVAILABLE, SHUTTING_DOWN)
+
+    def close(self) -> None:
+        """Send what is on its way, close the front and wait for the receiver threads."""
+        flushed_at = self._last_answer + _FLUSH_S
+        while (wait_s := flushed_at - time.monotonic()) > 0:
+            time.sleep(wait_s)
+        self.front.close()
+        for receiver in self._receivers:
+            if receiver.is_alive():
+                receiver.join(STOP_LIMIT_S / 4)
+        if self.address.path is not None and self._socket_inode is not None:
+            remove_socket(self.address.path, self._socket_inode)
+
+    def _receive(self, index: int) -> None:
+        busy = self._busy
+        while (events := self._next_batch()) is not None:
+            # Busy is set before _refusing is read: stop() sees either this batch or its refusal.
+            busy[index] = True
+            if self._refusing:
+                self._refuse(events)
+            else:
+                self._serve(events)
+            del events
+            busy[index] = False
+            self._last_answer = time.monotonic()
+            if self._refusing:
+                with self._changed:
+                    self._changed.notify_all()
+
+    def _next_batch(self) -> Sequence[Any] | None:
+        """Wait for calls; None once the front is closed, which wakes only one waiting thread."""
+        with self._taking_over:
+            return self.front.recv_batch_details(_BATCH_SIZE)
+
+    def _serve(self, events: Sequence[Any]) -> None:
+        """Answer *events*, ``(kind, call, method, payload, _, (metadata, peer, seconds left))``."""
+        respond, methods, monotonic = self.front.respond, self._methods, time.monotonic
+        for kind, call_id, method_id, payload, _, details in events:
+            if kind:
+                self._note_end(call_id)
+                continue
+            metadata, _, remaining_s = details
+            if remaining_s is None:
+                context = CallContext(None, metadata, False)
+            elif remaining_s > 0.0:
+                context = CallContext(monotonic() + remaining_s, metadata, False)
+            else:
+                self._fail(call_id, Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+                continue
+            try:
+                respond(call_id, methods[method_id](payload, context))
+            except WouldBlock:
+                self._hand_over(call_id, method_id, payload, context)
+            except BaseException as error:
+                self._fail(call_id, *status_of(error, self._paths[method_id]))
+
+    def _refuse(self, events: Sequence[Any]) -> None:
+        for kind, call_id, *_ in events:
+            if kind:
+                self._note_end(call_id)
+            else:
+                self._fail(call_id, Code.UNAVAILABLE, SHUTTING_DOWN)
+
+    def _note_end(self, call_id: int) -> None:
+        """Tell the method, if it still runs in the pool, that its caller has left or its deadline passed."""
+        context = self._pooled.get(call_id)
+        if context is not None:
+            context.cancelled = True
+
+    def _hand_over(self, call_id: int, method_id: int, payload: bytes, context: CallContext) -> None:
+        context.may_block = True
+        self._pooled[call_id] = context
+
+        def abandon() -> None:
+            self._finish(call_id, Code.UNAVAILABLE, SHUTTING_DOWN)
+
+        def run() -> None:
+            self._run(call_id, method_id, payload, context)
+
+        try:
+            self._pool.execute(run, abandon)
+        except BaseException as error:
+            self._finish(call_id, *status_of(error, self._paths[method_id]))
+
+    def _run(self, call_id: int, method_id: int, payload: bytes, context: CallContext) -> None:
+        try:
+            if context.cancelled:
+                self._finish(call_id, Code.CANCELLED, "")
+                return
+            if context.remaining_s() == 0.0:
+                raise DeadlineExceededError("Deadline Exceeded")  # noqa: TRY301
+            response = self._methods[method_id](payload, context)
+            self.front.respond(call_id, response)
+        except BaseException as error:
+            self._finish(call_id, *status_of(error, self._paths[method_id]))
+        else:
+            self._finish(call_id)
+
+    def _fail(self, call_id: int, code: Code, message: str) -> None:
+        self.front.fail(call_id, int(code), message)
+        self._last_answer = time.monotonic()
+
+    def _finish(self, call_id: int, code: Code = Code.OK, message: str = "") -> None:
+        """Forget a call of the pool; send *code* unless it is OK, which has been sent."""
+        if code is not Code.OK:
+            self.front.fail(call_id, int(code), message)
+        self._last_answer = time.monotonic()
+        self._pooled.pop(call_id, None)
+        if self._refusing:
+            with self._changed:
+                self._changed.notify_all()

@@ -1,0 +1,101 @@
+"""Predict: arrays in, arrays out; the protobuf form converts at the edge.
+
+Behaviour: TensorFlow Serving, ``servables/tensorflow/predict_impl.cc`` and ``predict_util.cc``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from inserve.errors import InvalidArgumentError
+from inserve.handlers.model_spec import DEFAULT_SIGNATURE_NAME, ModelSpec, ServableFinder
+from inserve.handlers.predict_codec import (
+    TensorSource,
+    decode_predict_request,
+    encode_predict_response,
+    to_array,
+)
+from inserve.handlers.run_signature import run_signature
+from inserve.saved_model.input_value import array_from_value
+from inserve.saved_model.signature import TensorSpec
+
+__all__ = ["PredictHandler"]
+
+
+class PredictHandler:
+    """Answers Predict for the servables that *finder* finds; called on any thread, by many at once.
+
+    *as_content* puts values of responses into ``tensor_content`` instead of typed fields.
+    """
+
+    def __init__(self, finder: ServableFinder, as_content: bool = False) -> None:
+        self._find = finder.find
+        self._as_content = as_content
+
+    def predict(
+        self,
+        spec: ModelSpec,
+        inputs: Mapping[str, Any],
+        output_filter: Sequence[str] = (),
+        timeout_s: float | None = None,
+        may_block: bool = True,
+    ) -> dict[str, NDArray[Any]]:
+        """Run the signature that *spec* names and return its outputs by alias.
+
+        *inputs* holds anything ``array_from_value`` takes. Arrays returned belong to the caller and
+        stay valid when the model is unloaded. *timeout_s* counts from now, in seconds.
+
+        Raises:
+            NotFoundError: No such servable is available.
+            FailedPreconditionError: It has no such signature.
+            InvalidArgumentError: The inputs or the filter do not fit the signature.
+            DeadlineExceededError: *timeout_s* has passed.
+            WouldBlock: The run is not known to be short, and not *may_block*.
+            InserveError: What TensorFlow said.
+        """
+        handle = self._find(spec)
+        try:
+            aliases, arrays = run_signature(
+                handle.servable,
+                spec.signature_name or DEFAULT_SIGNATURE_NAME,
+                inputs,
+                array_from_value,
+                output_filter,
+                timeout_s,
+                may_block,
+            )
+        finally:
+            handle.release()
+        return dict(zip(aliases, arrays, strict=True))
+
+    def predict_message(self, request: bytes, timeout_s: float | None, may_block: bool) -> bytes:
+        """Return the serialized PredictResponse to a serialized PredictRequest.
+
+        Raises:
+            InternalError: *request* is not a PredictRequest; the text is empty.
+            InserveError: As ``predict``.
+        """
+        spec, inputs, output_filter = decode_predict_request(request)
+        handle = self._find(spec)
+        try:
+            version = handle.id.version
+            name = handle.id.name
+            signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME  # type: ignore[union-attr]
+            aliases, arrays = run_signature(
+                handle.servable, signature_name, inputs, _decode, output_filter, timeout_s, may_block
+            )
+        finally:
+            handle.release()
+        return encode_predict_response(
+            zip(aliases, arrays, strict=True), name, version, signature_name, self._as_content
+        )
+
+
+def _decode(source: TensorSource, spec: TensorSpec) -> NDArray[Any]:
+    try:
+        return to_array(source)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"tensor parsing error: {spec.alias}") from error

@@ -1,0 +1,87 @@
+"""Brings one version of a SavedModel into memory and out again."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from inserve.errors import FailedPreconditionError, NotFoundError
+from inserve.resources.allocation import ResourceAllocation
+from inserve.saved_model.saved_model_servable import SavedModelServable
+from inserve.tensorflow_c.interface import LoadSavedModel
+
+__all__ = ["SavedModelLoader", "SavedModelOptions"]
+
+_RAM_PER_DISK_BYTE = 1.2
+"""TensorFlow Serving's estimate (``servables/tensorflow/bundle_factory_util.cc``)."""
+
+
+@dataclass(frozen=True)
+class SavedModelOptions:
+    """How SavedModels are opened and checked."""
+
+    tags: tuple[str, ...] = ("serve",)
+    """The meta graph with exactly these tags is loaded."""
+    session_config: bytes = b""
+    """A serialized ``tensorflow.ConfigProto``."""
+    check_shapes: bool = True
+    """Whether inputs must have the shapes that signatures state."""
+
+
+class SavedModelLoader:
+    """The ``Loader`` of the SavedModel in the folder *path*, opened by *load_saved_model*."""
+
+    def __init__(self, path: str, options: SavedModelOptions, load_saved_model: LoadSavedModel) -> None:
+        self._path = path
+        self._options = options
+        self._load_saved_model = load_saved_model
+        self._servable: SavedModelServable | None = None
+
+    def __repr__(self) -> str:
+        return f"<SavedModelLoader {self._path}{' loaded' if self._servable is not None else ''}>"
+
+    def estimate_resources(self) -> ResourceAllocation:
+        """Return 1.2 times the size of all files of the version, as main memory.
+
+        Raises:
+            FailedPreconditionError: *path* is not a folder.
+            NotFoundError: *path* is gone.
+        """
+        return ResourceAllocation.of_ram(int(_bytes_below(self._path) * _RAM_PER_DISK_BYTE))
+
+    def load(self) -> None:
+        """Restore the variables and read the signatures.
+
+        Raises:
+            InserveError: What TensorFlow said.
+        """
+        model = self._load_saved_model(self._path, self._options.tags, self._options.session_config)
+        try:
+            self._servable = SavedModelServable(model, self._options.check_shapes)
+        except BaseException:
+            model.close()
+            raise
+
+    def unload(self) -> None:
+        """Free the session; returns once no run is in progress."""
+        servable, self._servable = self._servable, None
+        if servable is not None:
+            servable.close()
+
+    def servable(self) -> SavedModelServable:
+        if self._servable is None:
+            raise FailedPreconditionError(f"the SavedModel {self._path} is not loaded")
+        return self._servable
+
+
+def _bytes_below(path: str) -> int:
+    total = 0
+    try:
+        entries = list(os.scandir(path))
+    except NotADirectoryError as error:
+        raise FailedPreconditionError(f"{path}; Not a directory") from error
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path}; No such file or directory") from error
+    for entry in entries:
+        total += _bytes_below(entry.path) if entry.is_dir() else entry.stat().st_size
+    return total

@@ -1,0 +1,235 @@
+"""Signatures: the ways to call a SavedModel, and the checks of what a caller sends.
+
+Order, codes and texts of the checks follow TensorFlow Serving
+(``servables/tensorflow/predict_util.cc``); the shape check is ours, because TensorFlow Serving hands
+any shape to the kernels and some kernels end the process over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+
+from inserve.errors import InvalidArgumentError
+from inserve.protos import messages
+from inserve.tensors.dtypes import ElementType, data_type_name, element_type_of, find_element_type
+from inserve.tensors.tensor_proto import tensor_from_message
+
+__all__ = ["Signature", "TensorSpec", "parse_signature"]
+
+Source = TypeVar("Source")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a signature (``tensorflow.TensorInfo``)."""
+
+    alias: str
+    """The key callers use."""
+    tensor_name: str
+    """The tensor of the graph, ``operation:index``; empty for sparse and composite tensors."""
+    data_type: int
+    """The ``DataType`` number as the signature states it."""
+    shape: tuple[int | None, ...] | None
+    """None for a dimension of any size; None as a whole for a shape of any rank."""
+
+    @property
+    def element(self) -> ElementType | None:
+        """What one element is; None for types that no array can have (resource, variant)."""
+        return find_element_type(self.data_type)
+
+    @property
+    def dtype(self) -> Any:
+        """The NumPy dtype of its arrays (``object`` for strings), or None where there is none."""
+        element = self.element
+        return None if element is None else element.numpy
+
+    def type_name(self) -> str:
+        """Return TensorFlow's text name of the element type."""
+        return data_type_name(self.data_type)
+
+    def shape_text(self) -> str:
+        """Return the shape as TensorFlow writes it: ``[?,28,28,1]``, or ``<unknown>``."""
+        if self.shape is None:
+            return "<unknown>"
+        return f"[{','.join('?' if size is None else str(size) for size in self.shape)}]"
+
+    def accepts_shape(self, shape: Sequence[int]) -> bool:
+        """Return whether *shape* has the stated rank and every stated size."""
+        wanted = self.shape
+        if wanted is None:
+            return True
+        return len(wanted) == len(shape) and all(
+            want is None or want == size for want, size in zip(wanted, shape, strict=True)
+        )
+
+
+class Signature:
+    """One way to call a SavedModel (``tensorflow.SignatureDef``); immutable.
+
+    *defaults* holds an array for each input a caller may leave out.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        method_name: str,
+        inputs: Iterable[TensorSpec],
+        outputs: Iterable[TensorSpec],
+        defaults: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        self.key = key
+        self.method_name = method_name
+        self.inputs: Mapping[str, TensorSpec] = {
+            spec.alias: spec for spec in sorted(inputs, key=lambda spec: spec.alias)
+        }
+        self.outputs: Mapping[str, TensorSpec] = {
+            spec.alias: spec for spec in sorted(outputs, key=lambda spec: spec.alias)
+        }
+        self.defaults: Mapping[str, NDArray[Any]] = dict(defaults or {})
+        self.output_aliases = tuple(self.outputs)
+        self._feeds = tuple(self.inputs.items())
+        self._dtypes = tuple(spec.dtype for spec in self.inputs.values())
+        self._fixed_axes = tuple(
+            None
+            if spec.shape is None
+            else (
+                len(spec.shape),
+                tuple((axis, size) for axis, size in enumerate(spec.shape) if size is not None),
+            )
+            for spec in self.inputs.values()
+        )
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{a}: {s.type_name()}{s.shape_text()}" for a, s in self.inputs.items())
+        outputs = ", ".join(f"{a}: {s.type_name()}{s.shape_text()}" for a, s in self.outputs.items())
+        return f"<Signature {self.key}({inputs}) -> ({outputs})>"
+
+    def bind(
+        self, inputs: Mapping[str, Source], to_array: Callable[[Source, TensorSpec], NDArray[Any]]
+    ) -> list[NDArray[Any]]:
+        """Return one array for each input of the signature, in the order of ``inputs``.
+
+        *to_array* turns what the caller sent for one input into an array; it is called only once
+        the names are known to be right, and may raise.
+
+        Raises:
+            InvalidArgumentError: An input is missing or is not one of the signature.
+        """
+        feeds = self._feeds
+        if len(inputs) != len(feeds) and (len(inputs) > len(feeds) or not self.defaults):
+            raise self._wrong_input_count(inputs)
+        arrays = []
+        used = 0
+        for alias, spec in feeds:
+            if alias in inputs:
+                arrays.append(to_array(inputs[alias], spec))
+                used += 1
+            elif alias in self.defaults:
+                arrays.append(self.defaults[alias])
+            else:
+                raise InvalidArgumentError(
+                    f"Signature input alias: {alias}(feed name: {spec.tensor_name}) not found in "
+                    f"request and no default value provided. Inputs expected to be in the request "
+                    f"{{{','.join(sorted(inputs))}}}, or default input alias set: "
+                    f"{','.join(sorted(self.defaults))}"
+                )
+        if used != len(inputs):
+            known = sorted(alias for alias in self.inputs if alias in inputs)
+            raise InvalidArgumentError(
+                f"Inputs contains invalid name. Used request inputs: {','.join(known)}, "
+                f"request input: {','.join(sorted(inputs))}"
+            )
+        return arrays
+
+    def _wrong_input_count(self, inputs: Mapping[str, Any]) -> InvalidArgumentError:
+        sent, known = set(inputs), set(self.inputs)
+        return InvalidArgumentError(
+            f"input size does not match signature: {len(sent)}!={len(known)} "
+            f"len({{{','.join(sorted(sent))}}}) != len({{{','.join(sorted(known))}}}). "
+            f"Sent extra: {{{','.join(sorted(sent - known))}}}. "
+            f"Missing but required: {{{','.join(sorted(known - sent))}}}."
+        )
+
+    def choose_outputs(self, output_filter: Sequence[str]) -> tuple[str, ...]:
+        """Return the aliases to fetch, in alias order; all of them for an empty filter.
+
+        Raises:
+            InvalidArgumentError: An entry is not an output, or stands there twice.
+        """
+        if not output_filter:
+            return self.output_aliases
+        chosen: set[str] = set()
+        for alias in output_filter:
+            if alias not in self.outputs:
+                raise InvalidArgumentError(
+                    f"output tensor alias not found in signature: {alias} "
+                    f"Outputs expected to be in the set {{{','.join(self.output_aliases)}}}."
+                )
+            if alias in chosen:
+                raise InvalidArgumentError(f"duplicate output tensor alias: {alias}")
+            chosen.add(alias)
+        return tuple(sorted(chosen))
+
+    def check(self, arrays: Sequence[NDArray[Any]], check_shapes: bool) -> None:
+        """Refuse arrays that TensorFlow must not see; *arrays* in the order of ``inputs``.
+
+        Raises:
+            InvalidArgumentError: A dtype differs (text of TensorFlow's own check), or, with
+                *check_shapes*, a rank or a stated dimension.
+        """
+        for index, (array, dtype) in enumerate(zip(arrays, self._dtypes, strict=True)):
+            if array.dtype is not dtype and array.dtype != dtype:
+                raise self._wrong_dtype(index, array)
+        if not check_shapes:
+            return
+        for index, (array, fixed) in enumerate(zip(arrays, self._fixed_axes, strict=True)):
+            if fixed is None:
+                continue
+            rank, axes = fixed
+            shape = array.shape
+            if len(shape) != rank:
+                raise self._wrong_shape(index, array)
+            for axis, size in axes:
+                if shape[axis] != size:
+                    raise self._wrong_shape(index, array)
+
+    def _wrong_dtype(self, index: int, array: NDArray[Any]) -> InvalidArgumentError:
+        _, spec = self._feeds[index]
+        came = element_type_of(array.dtype).name
+        return InvalidArgumentError(f"Expects arg[{index}] to be {spec.type_name()} but {came} is provided")
+
+    def _wrong_shape(self, index: int, array: NDArray[Any]) -> InvalidArgumentError:
+        alias, spec = self._feeds[index]
+        came = ",".join(map(str, array.shape))
+        return InvalidArgumentError(
+            f"Input {alias} of signature {self.key} must have shape {spec.shape_text()}, got [{came}]"
+        )
+
+
+def _spec(alias: str, info: Any) -> TensorSpec:
+    proto = info.tensor_shape
+    shape = (
+        None
+        if proto.unknown_rank or not info.HasField("tensor_shape")
+        else tuple(None if dim.size < 0 else int(dim.size) for dim in proto.dim)
+    )
+    return TensorSpec(alias, info.name, info.dtype, shape)
+
+
+def parse_signature(key: str, proto: messages.SignatureDef) -> Signature:
+    """Return the ``tensorflow.SignatureDef`` *proto* as the signature *key*.
+
+    Raises:
+        InvalidArgumentError: A default value is not a valid tensor.
+    """
+    return Signature(
+        key,
+        proto.method_name,
+        [_spec(alias, info) for alias, info in proto.inputs.items()],
+        [_spec(alias, info) for alias, info in proto.outputs.items()],
+        {alias: tensor_from_message(value) for alias, value in proto.defaults.items()},
+    )

@@ -1,0 +1,383 @@
+"""``inserve.Server``: builds the parts, starts them in order, stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from inserve.errors import DeadlineExceededError
+from inserve.frontends.grpc_api.add_to import add_methods_to
+from inserve.frontends.grpc_api.grpc_server import GrpcServer, TransportName
+from inserve.frontends.grpc_api.inprocess_aio_channel import InprocessAioChannel
+from inserve.frontends.grpc_api.inprocess_channel import InprocessChannel
+from inserve.frontends.grpc_api.inprocess_target import InprocessTarget
+from inserve.frontends.grpc_api.method import MethodTable
+from inserve.frontends.grpc_api.prediction_service import prediction_service_methods
+from inserve.frontends.grpc_api.transport import TransportOptions
+from inserve.handlers.model_metadata import ModelMetadataHandler
+from inserve.handlers.model_spec import ModelSpec, ServableFinder
+from inserve.handlers.placement import WouldBlock
+from inserve.handlers.predict import PredictHandler
+from inserve.lifecycle.aspired_versions_manager import AspiredVersionsManager, AspiredVersionsManagerOptions
+from inserve.lifecycle.event_bus import EventBus
+from inserve.lifecycle.loader_harness import RetryPolicy
+from inserve.lifecycle.servable_state import ServableState
+from inserve.lifecycle.servable_state_monitor import ServableStateMonitor
+from inserve.lifecycle.source import ServableData
+from inserve.lifecycle.version_labels import VersionLabels
+from inserve.resources.tracker import ResourceTracker
+from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions
+from inserve.server.config_files import read_model_configs
+from inserve.server.model_config import ModelConfig
+from inserve.server.models import Models
+from inserve.server.options import ServerOptions, addresses
+from inserve.sources.storage_path_source import StoragePathSource
+from inserve.tensorflow_c.load_saved_model import load_saved_model
+
+if TYPE_CHECKING:
+    import grpc as grpc_package
+
+__all__ = ["ModelsArgument", "Server"]
+
+ModelsArgument: TypeAlias = (
+    Mapping[str, str | os.PathLike[str]] | Sequence[ModelConfig] | str | os.PathLike[str]
+)
+"""Base paths by name, configurations, or the path of a ``model_config_list`` text file."""
+
+_STOP_LIMIT_S = 60.0
+
+
+class Server:
+    """Serves models in this process: to plain calls, to gRPC stubs without a socket, and over gRPC.
+
+    Constructing checks the arguments and does nothing else. ``start`` (or entering a ``with`` or
+    ``async with`` block) loads the models, waits until each answers, and opens the ports; ``stop``
+    closes them, lets running requests finish and unloads. A server is started once. Any thread may
+    call any method; no signal handler is installed.
+
+    The arguments are the fields of ``ServerOptions``; *grpc* may also be one address or None.
+    """
+
+    def __init__(
+        self,
+        models: ModelsArgument = (),
+        *,
+        grpc: str | Sequence[str] | None = None,
+        grpc_transport: TransportName = "auto",
+        max_workers: int = ServerOptions.max_workers,
+        max_queued: int = ServerOptions.max_queued,
+        check_shapes: bool = True,
+        serialize_as_tensor_content: bool = False,
+        tags: Sequence[str] = ("serve",),
+        session_config: bytes = b"",
+        poll_interval: float | None = 1.0,
+        check_complete: bool = True,
+        num_load_threads: int = 2,
+        max_num_load_retries: int = 0,
+        load_retry_interval: float = 60.0,
+        reload_failed_after: float | None = 30.0,
+        memory_budget: int | None = None,
+        allow_version_labels_for_unavailable_models: bool = True,
+    ) -> None:
+        options = ServerOptions(
+            grpc=addresses(grpc),
+            grpc_transport=grpc_transport,
+            max_workers=max_workers,
+            max_queued=max_queued,
+            check_shapes=check_shapes,
+            serialize_as_tensor_content=serialize_as_tensor_content,
+            tags=tuple(tags),
+            session_config=session_config,
+            poll_interval=poll_interval,
+            check_complete=check_complete,
+            num_load_threads=num_load_threads,
+            max_num_load_retries=max_num_load_retries,
+            load_retry_interval=load_retry_interval,
+            reload_failed_after=reload_failed_after,
+            memory_budget=memory_budget,
+            allow_version_labels_for_unavailable_models=allow_version_labels_for_unavailable_models,
+        )
+        self.options = options
+        self._initial_models = _model_configs(models)
+        self._life_lock = threading.Lock()
+        self._state = "not started"
+
+        bus: EventBus[ServableState] = EventBus()
+        self._monitor = ServableStateMonitor(bus)
+        self._manager = AspiredVersionsManager(
+            AspiredVersionsManagerOptions(
+                num_load_threads=options.num_load_threads,
+                retry=RetryPolicy(
+                    options.max_num_load_retries, options.load_retry_interval, options.reload_failed_after
+                ),
+            ),
+            bus=bus,
+            tracker=ResourceTracker(options.budget()),
+        )
+        labels = VersionLabels(
+            self._monitor.is_available,
+            allow_unavailable=options.allow_version_labels_for_unavailable_models,
+        )
+        self._source = StoragePathSource(
+            poll_interval_s=options.poll_interval, check_complete=options.check_complete
+        )
+        self._source.set_aspired_versions_callback(self._aspire)
+        self._model_options = SavedModelOptions(options.tags, options.session_config, options.check_shapes)
+        self.models = Models(self._source, self._monitor, labels, self._manager.retry_failed)
+        """The models served: add, remove, list, label them and ask for their status."""
+
+        self._finder = ServableFinder(self._manager, labels)
+        self._predict = PredictHandler(self._finder, options.serialize_as_tensor_content)
+        self.grpc_methods: MethodTable = prediction_service_methods(
+            self._predict, ModelMetadataHandler(self._finder)
+        )
+        """The gRPC methods by path, bytes to bytes."""
+        transport_options = TransportOptions(options.max_workers, options.max_queued)
+        self._inprocess = InprocessTarget(self.grpc_methods, transport_options)
+        self._pool = self._inprocess.pool
+        self._grpc_server: GrpcServer | None = None
+        if options.grpc:
+            self._grpc_server = GrpcServer(
+                self.grpc_methods,
+                options.grpc,
+                transport=options.grpc_transport,
+                options=transport_options,
+            )
+
+    def __repr__(self) -> str:
+        where = "" if self._grpc_server is None else f" grpc {', '.join(self.grpc_addresses)}"
+        return f"<Server {self._state}{where} {self.models!r}>"
+
+    # --- life -------------------------------------------------------------------------------------
+
+    def start(self, timeout: float | None = None) -> Server:
+        """Load the models, wait until each has a version that answers, open the ports; return self.
+
+        Nothing is left running when it raises.
+
+        Raises:
+            NotFoundError: A model's folder does not exist or holds no version.
+            UnknownError: A model failed to load; the text says why, for each.
+            DeadlineExceededError: *timeout* seconds have passed.
+            UnavailableError: An address cannot be bound.
+            MissingExtraError: TensorFlow is not installed.
+            RuntimeError: The server was started before.
+        """
+        with self._life_lock:
+            if self._state != "not started":
+                raise RuntimeError(f"a server starts once, this one is {self._state}; make a new one")
+            self._state = "starting"
+            try:
+                self._manager.start()
+                self.models.replace_all(self._initial_models)
+                self._source.start()
+                self.models.wait_until_available(timeout=timeout)
+                self._finder.open()
+                if self._grpc_server is not None:
+                    self._grpc_server.start()
+            except BaseException:
+                self._shut_down(0.0)
+                raise
+            self._state = "running"
+        return self
+
+    def stop(self, grace: float = 30.0) -> None:
+        """Refuse new requests, let running ones finish for *grace* seconds, unload everything.
+
+        Returns when that is done; more calls do nothing.
+        """
+        with self._life_lock:
+            if self._state == "running":
+                self._shut_down(grace)
+            elif self._state == "not started":
+                self._state = "stopped"
+
+    def _shut_down(self, grace: float) -> None:
+        self._state = "stopping"
+        try:
+            if self._grpc_server is not None:
+                self._grpc_server.stop(grace)
+            self._finder.close()
+            self._inprocess.stop(grace)
+            self._source.stop(_STOP_LIMIT_S)
+            self._manager.stop(_STOP_LIMIT_S)
+            self._monitor.close()
+        finally:
+            self._state = "stopped"
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Server:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str = "",
+        output_filter: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Return the outputs, by name, of a signature of *model* for *inputs*.
+
+        An input may be an array, a number or string, or a nested sequence of them; arrays of the
+        signature's dtype are used as they are. The newest available version answers, unless
+        *version* or *label* names another. *output_filter* names the outputs wanted, all if empty;
+        *timeout* is in seconds. Runs on the calling thread; arrays returned belong to the caller.
+
+        Raises:
+            NotFoundError: No such model or version is available.
+            FailedPreconditionError: It has no such signature.
+            InvalidArgumentError: The inputs do not fit the signature.
+            DeadlineExceededError: *timeout* has passed.
+            UnavailableError: The server is not running.
+            InserveError: What TensorFlow said.
+        """
+        return self._predict.predict(
+            ModelSpec(model, version, label, signature), inputs, output_filter, timeout
+        )
+
+    def submit(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str = "",
+        output_filter: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> Future[dict[str, NDArray[Any]]]:
+        """Return a future of what ``predict`` returns; it runs on a thread of the server.
+
+        Inputs are read when it runs. *timeout* counts from the start of the run.
+
+        Raises:
+            ResourceExhaustedError: Too many calls are waiting.
+            UnavailableError: The server is stopped.
+        """
+        spec = ModelSpec(model, version, label, signature)
+        return self._pool.submit(self._predict.predict, spec, inputs, output_filter, timeout)
+
+    async def predict_async(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str = "",
+        output_filter: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Return what ``predict`` returns, without holding up the event loop.
+
+        A run known to be short takes place on the loop's own thread, any other on a thread of the
+        server. *timeout* covers the wait for that thread. When the task is cancelled, a run that has
+        not started never does.
+
+        Raises:
+            InserveError: As ``predict`` and ``submit``.
+        """
+        spec = ModelSpec(model, version, label, signature)
+        try:
+            return self._predict.predict(spec, inputs, output_filter, timeout, may_block=False)
+        except WouldBlock:
+            future = self._pool.submit(self._predict.predict, spec, inputs, output_filter, timeout)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+        except asyncio.TimeoutError:
+            raise DeadlineExceededError("Deadline Exceeded") from None
+
+    def channel(self) -> grpc_package.Channel:
+        """Return a channel for any generated stub, which reaches this server without a socket."""
+        return InprocessChannel(self._inprocess)
+
+    def aio_channel(self) -> grpc_package.aio.Channel:
+        """Return the asyncio twin of ``channel``, to be used on one event loop."""
+        return InprocessAioChannel(self._inprocess)
+
+    def add_to(self, server: grpc_package.Server | grpc_package.aio.Server) -> None:
+        """Put this server's gRPC services on *server*, before that one is started.
+
+        Stop this server after that one.
+        """
+        add_methods_to(server, self.grpc_methods, self._pool)
+
+    # --- where ------------------------------------------------------------------------------------
+
+    @property
+    def grpc_port(self) -> int | None:
+        """The TCP port of the gRPC server (what port 0 became), None without one or before the start."""
+        return None if self._grpc_server is None else self._grpc_server.port
+
+    @property
+    def grpc_addresses(self) -> tuple[str, ...]:
+        """The bound gRPC addresses, in the order asked for; empty before the start."""
+        return () if self._grpc_server is None else self._grpc_server.addresses
+
+    @property
+    def grpc_transport(self) -> str | None:
+        """The transport in use, ``native`` or ``grpcio``; None without a gRPC server."""
+        return None if self._grpc_server is None else self._grpc_server.transport
+
+    def _aspire(self, name: str, versions: Sequence[ServableData[str]]) -> None:
+        """Hand the source's list to the manager, with a loader in place of each path."""
+        self._manager.set_aspired_versions(
+            name,
+            [
+                ServableData(
+                    data.id,
+                    None
+                    if data.payload is None
+                    else SavedModelLoader(data.payload, self._model_options, load_saved_model),
+                    data.error,
+                )
+                for data in versions
+            ],
+        )
+
+
+def _model_configs(models: ModelsArgument) -> list[ModelConfig]:
+    if isinstance(models, (str, os.PathLike)):
+        return read_model_configs(models)
+    if isinstance(models, Mapping):
+        return [ModelConfig(name, path) for name, path in models.items()]
+    configs = list(models)
+    names = set()
+    for config in configs:
+        if not isinstance(config, ModelConfig):
+            raise TypeError(f"models takes ModelConfig objects, got {config!r}")
+        if config.name in names:
+            raise ValueError(f"model {config.name} is listed twice, expected each name once")
+        names.add(config.name)
+    return configs

@@ -1,0 +1,85 @@
+"""The options of a server, all parts together; immutable and checked when built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from inserve.frontends.grpc_api.grpc_server import TransportName
+
+__all__ = ["ServerOptions"]
+
+
+def _default_workers() -> int:
+    return max(32, 4 * (os.cpu_count() or 1))
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a server loads models and where it listens. Durations are seconds.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    grpc: tuple[str, ...] = ()
+    """Addresses of the gRPC server: ``host:port`` (port 0 takes a free one) or ``unix:path``."""
+    grpc_transport: TransportName = "auto"
+    """``native`` (pygrpc-native) or ``grpcio``; ``auto`` takes native where it can serve."""
+    max_workers: int = _default_workers()
+    """Threads for calls that take long; short ones run where they arrive."""
+    max_queued: int = 1024
+    """Long calls that may wait for such a thread; more are refused with RESOURCE_EXHAUSTED."""
+    check_shapes: bool = True
+    """Refuse inputs whose rank or sizes differ from the signature."""
+    serialize_as_tensor_content: bool = False
+    """Put the values of responses into ``tensor_content`` instead of typed fields."""
+    tags: tuple[str, ...] = ("serve",)
+    """The meta graph with exactly these tags is loaded from each SavedModel."""
+    session_config: bytes = b""
+    """A serialized ``tensorflow.ConfigProto`` for every session."""
+    poll_interval: float | None = 1.0
+    """How often model folders are looked at; 0 once, None only on ``models.refresh()``."""
+    check_complete: bool = True
+    """Wait until a version's files are complete and have stopped changing."""
+    num_load_threads: int = 2
+    """How many versions may load at once."""
+    max_num_load_retries: int = 0
+    """How often a failed load is repeated before the version counts as failed."""
+    load_retry_interval: float = 60.0
+    """Pause before each of these repetitions."""
+    reload_failed_after: float | None = 30.0
+    """A failed version that is still there is tried anew after this, then after twice that, up to an
+    hour; None: only when asked (``models.retry``)."""
+    memory_budget: int | None = None
+    """Bytes that all loaded versions together may be estimated at; None: the control group's limit or
+    the machine's memory."""
+    allow_version_labels_for_unavailable_models: bool = True
+    """Let a new label name a version that is not available yet."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("max_workers", 1),
+            ("max_queued", 0),
+            ("num_load_threads", 0),
+            ("max_num_load_retries", 0),
+        ):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} is {value}, expected at least {least}")
+        if self.reload_failed_after is not None and self.reload_failed_after <= 0:
+            raise ValueError(f"reload_failed_after is {self.reload_failed_after}, expected above 0 or None")
+        if self.memory_budget is not None and self.memory_budget < 0:
+            raise ValueError(f"memory_budget is {self.memory_budget}, expected at least 0 or None")
+
+    def budget(self) -> Mapping[str, int] | None:
+        """Return the memory budget by device, or None for the machine's."""
+        return None if self.memory_budget is None else {"main": self.memory_budget}
+
+
+def addresses(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return one address, several or none as a tuple."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)

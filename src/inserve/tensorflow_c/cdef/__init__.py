@@ -1,0 +1,1 @@
+"""C declarations, one file per C header, and what compiles them for cffi."""

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from inserve.cli.main import main
+from inserve.cli.predict_call import predict_over
+from inserve.demo_data.digits import digits_base_path, load_held_out_digits
+from inserve.protos import messages
+from inserve.tensors.tensor_proto import tensor_from_message, tensor_to_message
+
+MODELS = Path(__file__).parent.parent / "golden" / "models"
+LIMIT_S = 120.0
+LOOPS = 1000
+"""About a second of work for the model ``slow``."""
+COMMAND = [sys.executable, "-c", "from inserve.cli.main import main; main()", "serve"]
+
+
+def predict_request(model: str, signature: str, **inputs: Any) -> messages.PredictRequest:
+    request = messages.PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    for alias, value in inputs.items():
+        request.inputs[alias].CopyFrom(tensor_to_message(np.asarray(value)))
+    return request
+
+
+class Serving:
+    """The command in a process of its own; ``lines`` is what it printed up to ``ready``."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+        self._limit = threading.Timer(LIMIT_S, self.process.kill)
+        self._limit.start()
+        self.lines: list[str] = []
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            if line.startswith("ready"):
+                break
+
+    def end(self, number: signal.Signals) -> tuple[int, str, str]:
+        """Send a signal; return exit status, the rest of stdout, and stderr."""
+        self.process.send_signal(number)
+        stdout, stderr = self.process.communicate()
+        return self.process.returncode, stdout, stderr
+
+    def close(self) -> None:
+        self._limit.cancel()
+        self._limit.join()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def socket_path() -> Iterator[Path]:
+    """A path that is short enough for a socket, which ``tmp_path`` need not be."""
+    folder = tempfile.mkdtemp(prefix="inserve-")
+    yield Path(folder) / "grpc"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Serving]]:
+    started: list[Serving] = []
+
+    def start_serving(*arguments: object) -> Serving:
+        started.append(Serving([str(argument) for argument in arguments]))
+        return started[-1]
+
+    yield start_serving
+    for serving in started:
+        serving.close()
+
+
+def serve(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["serve", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_what_it_serves_and_a_signal_ends_it_with_0(
+    number: signal.Signals, start: Callable[..., Serving], socket_path: Path
+) -> None:
+    serving = start(
+        "--model_name=digits",
+        f"--model_base_path={digits_base_path()}",
+        "--port=0",
+        f"--grpc_socket_path={socket_path}",
+    )
+    assert serving.lines[0] == f"model digits: version 1 of {digits_base_path()}"
+    assert serving.lines[1].endswith(f"on unix:{socket_path}")
+    digits = load_held_out_digits()
+    with grpc.insecure_channel(f"unix:{socket_path}") as channel:
+        outputs = predict_over(channel, "digits", LIMIT_S)({"images": digits.images})
+    assert (outputs["classes"] == digits.labels).sum() >= 18
+    status, stdout, stderr = serving.end(number)
+    assert (status, stdout) == (0, "stopping\nstopped\n")
+    assert "Traceback" not in stderr
+    assert not socket_path.exists()
+
+
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+def test_the_chosen_transport_serves_tcp(transport: str, start: Callable[..., Serving]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serving = start(
+        "--model_name", "digits", "--model_base_path", digits_base_path(), "--port", port,
+        "--grpc_transport", transport,
+    )  # fmt: skip
+    assert serving.lines[1] == f"gRPC ({transport}) on 127.0.0.1:{port}"
+    with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+        outputs = predict_over(channel, "digits", LIMIT_S)({"images": np.zeros((1, 8, 8, 1), np.float32)})
+    assert outputs["probabilities"].shape == (1, 10)
+
+
+def test_a_running_request_is_answered_before_the_process_ends(
+    start: Callable[..., Serving], socket_path: Path
+) -> None:
+    serving = start(
+        "--model_name=slow", f"--model_base_path={MODELS / 'slow'}", "--port=0",
+        f"--grpc_socket_path={socket_path}",
+    )  # fmt: skip
+    with grpc.insecure_channel(f"unix:{socket_path}") as channel:
+        ask = channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Predict",
+            request_serializer=messages.PredictRequest.SerializeToString,
+            response_deserializer=messages.PredictResponse.FromString,
+        )
+        slow = ask.future(predict_request("slow", "times", x=np.ones(1, np.float32), n=np.int32(LOOPS)))
+        # Its answer shows that the slow request, ahead of it on the same connection, has arrived.
+        ask(predict_request("slow", "fast", x=np.ones(1, np.float32)), timeout=LIMIT_S)
+        status, stdout, _ = serving.end(signal.SIGTERM)
+        answer = slow.result(timeout=LIMIT_S)
+    assert (status, stdout) == (0, "stopping\nstopped\n")
+    assert tensor_from_message(answer.outputs["y"]).shape == (1,)
+
+
+def test_models_of_a_config_file_are_served(
+    start: Callable[..., Serving], socket_path: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "models.txt"
+    config.write_text(
+        "model_config_list {"
+        f' config {{ name: "digits" base_path: "{digits_base_path()}" model_platform: "tensorflow" }}'
+        f' config {{ name: "half" base_path: "{MODELS / "half_plus_two"}" model_platform: "tensorflow" }} }}'
+    )
+    serving = start(f"--model_config_file={config}", "--port=0", f"--grpc_socket_path={socket_path}")
+    assert [line.split()[1] for line in serving.lines[:2]] == ["digits:", "half:"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "expected either --model_base_path or --model_config_file"),
+        (["--model_base_path=m", "--model_config_file=f"], "expected either --model_base_path"),
+        (["--model_base_path=m", "--port=0"], "expected a --port above 0 or --grpc_socket_path"),
+        (["--model_base_path=m", "--port=70000"], "70000 is not in the range"),
+        (["--model_base_path=m", "--model_name="], "a model needs a name"),
+        (["--model_base_path=m", "--grpc_transport=pigeon"], "'pigeon' is not one of"),
+    ],
+)
+def test_wrong_usage_is_said_with_exit_status_2(arguments: list[str], text: str) -> None:
+    result = serve(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert text in result.stderr
+
+
+def test_a_folder_without_a_model_is_one_line_on_stderr_with_exit_status_1(
+    tmp_path: Path, socket_path: Path
+) -> None:
+    done = subprocess.run(
+        [*COMMAND, f"--model_base_path={tmp_path}", "--port=0", f"--grpc_socket_path={socket_path}"],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+    assert str(tmp_path) in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_an_address_that_is_taken_is_an_error(start: Callable[..., Serving], socket_path: Path) -> None:
+    arguments = (f"--model_base_path={digits_base_path()}", "--port=0", f"--grpc_socket_path={socket_path}")
+    start(*arguments)
+    second = start(*arguments)
+    assert second.lines == []
+    assert second.process.wait() == 1
+
+
+def test_the_signal_handlers_are_given_back(tmp_path: Path, socket_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert (
+        serve(f"--model_base_path={tmp_path}", "--port=0", f"--grpc_socket_path={socket_path}").exit_code == 1
+    )
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_while_it_waits_for_a_model_ends_it_with_0(tmp_path: Path, socket_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    process = subprocess.Popen(
+        [*COMMAND, f"--model_base_path={tmp_path}", "--port=0", f"--grpc_socket_path={socket_path}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    limit = threading.Timer(LIMIT_S, process.kill)
+    limit.start()
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "waiting for saved_model.pb" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    stdout, stderr = process.communicate()
+    limit.cancel()
+    limit.join()
+    assert (process.returncode, stdout) == (0, "stopping\nstopped\n")
+    assert "Traceback" not in stderr

@@ -1,0 +1,97 @@
+"""Recorded Predict and GetModelMetadata answers of the C++ server, asked again on every way in."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+import inserve
+from inserve.frontends.grpc_api.grpc_server import TransportName
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+METHODS = ("Predict", "GetModelMetadata")
+WAYS = ("native", "grpcio", "in-process")
+TRANSPORTS: dict[str, TransportName] = {"native": "native", "grpcio": "grpcio", "in-process": "auto"}
+
+
+def _load_replay() -> Any:
+    spec = importlib.util.spec_from_file_location("golden_replay", GOLDEN / "replay.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _cases() -> list[dict[str, Any]]:
+    lines = (GOLDEN / "grpc.jsonl").read_text().splitlines()
+    cases = [json.loads(line) for line in lines]
+    return [
+        case
+        for case in cases
+        if case["server"] in ("main", "tensor_content")
+        and case["method"].startswith("/tensorflow.serving.PredictionService/")
+        and case["method"].endswith(METHODS)
+    ]
+
+
+CASES = _cases()
+
+
+@pytest.fixture(scope="module")
+def replay() -> Any:
+    return _load_replay()
+
+
+@pytest.fixture(scope="module")
+def channels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], grpc.Channel]]:
+    """A channel for each recorded server configuration and each way in."""
+    config = json.loads((GOLDEN / "servers.json").read_text())["main"]["files"]["models.config"]
+    models = tmp_path_factory.mktemp("golden") / "models.config"
+    models.write_text(config.replace("${MODELS}", str(GOLDEN / "models")))
+    opened: dict[tuple[str, str], grpc.Channel] = {}
+    servers = []
+    try:
+        for name in ("main", "tensor_content"):
+            for way in WAYS:  # a server for each: one model counts its calls
+                server = inserve.Server(
+                    models=models,
+                    grpc=None if way == "in-process" else "127.0.0.1:0",
+                    grpc_transport=TRANSPORTS[way],
+                    check_shapes=False,
+                    serialize_as_tensor_content=name == "tensor_content",
+                    allow_version_labels_for_unavailable_models=True,
+                )
+                server.start()
+                servers.append(server)
+                opened[name, way] = (
+                    server.channel()
+                    if way == "in-process"
+                    else grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}")
+                )
+        yield opened
+    finally:
+        for channel in opened.values():
+            channel.close()
+        for server in servers:
+            server.stop()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+def test_the_answer_is_the_recorded_one(
+    case: dict[str, Any], way: str, channels: dict[tuple[str, str], grpc.Channel], replay: Any
+) -> None:
+    server = SimpleNamespace(channel=channels[case["server"], way], unfill=lambda text: text)
+    got = replay.call(
+        server, case["method"], base64.b64decode(case["request_b64"]), case.get("timeout_s", 60)
+    )
+    assert replay.judge("grpc", server, case, got, died=False) is None

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+import inserve
+from inserve.protos import messages
+
+MODELS = Path(__file__).resolve().parents[1] / "golden" / "models"
+HALF_PLUS_TWO = MODELS / "half_plus_two"
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[inserve.Server]:
+    models = {name: MODELS / name for name in ("half_plus_two", "multi", "slow")}
+    with inserve.Server(models=models, grpc="127.0.0.1:0") as server:
+        yield server
+
+
+def request(value: float) -> bytes:
+    message = messages.PredictRequest()
+    message.model_spec.name = "half_plus_two"
+    message.inputs["x"].dtype = 1
+    message.inputs["x"].tensor_shape.dim.add(size=1)
+    message.inputs["x"].float_val.append(value)
+    return message.SerializeToString()
+
+
+def values(response: bytes) -> list[float]:
+    return list(messages.PredictResponse.FromString(response).outputs["y"].float_val)
+
+
+def test_predict_takes_lists_and_gives_arrays(server: inserve.Server) -> None:
+    outputs = server.predict("half_plus_two", {"x": [1.0, 2.0]})
+    assert outputs["y"].dtype == np.float32
+    assert outputs["y"].tolist() == [3.5, 4.0]
+
+
+def test_predict_gives_only_the_outputs_asked_for(server: inserve.Server) -> None:
+    outputs = server.predict(
+        "multi", {"a": [1.0, 2.0], "b": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}, output_filter=["s"]
+    )
+    assert list(outputs) == ["s"]
+
+
+def test_an_unknown_model_is_not_found(server: inserve.Server) -> None:
+    with pytest.raises(inserve.NotFoundError, match=r"Servable not found for request: Latest\(no\)"):
+        server.predict("no", {})
+
+
+def test_an_unknown_version_is_not_found(server: inserve.Server) -> None:
+    with pytest.raises(inserve.NotFoundError, match=r"Specific\(half_plus_two, 9\)"):
+        server.predict("half_plus_two", {"x": [1.0]}, version=9)
+
+
+def test_a_run_is_given_up_at_its_timeout(server: inserve.Server) -> None:
+    with pytest.raises(inserve.DeadlineExceededError):
+        server.predict("slow", {"x": [1.0]}, timeout=0.05)
+
+
+def test_submit_gives_a_future(server: inserve.Server) -> None:
+    future = server.submit("half_plus_two", {"x": [1.0]})
+    assert future.result(timeout=30)["y"].tolist() == [3.5]
+
+
+def test_the_future_of_a_bad_request_holds_its_error(server: inserve.Server) -> None:
+    future = server.submit("half_plus_two", {"z": [1.0]})
+    with pytest.raises(inserve.InvalidArgumentError):
+        future.result(timeout=30)
+
+
+async def test_predict_async_answers(server: inserve.Server) -> None:
+    answers = await asyncio.gather(
+        *(server.predict_async("half_plus_two", {"x": [float(n)]}) for n in range(50))
+    )
+    assert [answer["y"].tolist() for answer in answers] == [[n / 2 + 3] for n in range(50)]
+
+
+async def test_a_long_run_leaves_the_event_loop_free(server: inserve.Server) -> None:
+    slow = asyncio.ensure_future(server.predict_async("slow", {"x": [1.0]}))
+    await asyncio.sleep(0)
+    quick = await server.predict_async("half_plus_two", {"x": [1.0]})
+    assert quick["y"].tolist() == [3.5]
+    assert not slow.done()
+    await slow
+
+
+async def test_predict_async_is_given_up_at_its_timeout(server: inserve.Server) -> None:
+    with pytest.raises(inserve.DeadlineExceededError):
+        await server.predict_async("slow", {"x": [1.0]}, timeout=0.05)
+
+
+async def test_the_asyncio_channel_answers(server: inserve.Server) -> None:
+    async with server.aio_channel() as channel:
+        assert values(await channel.unary_unary(PREDICT)(request(1.0), timeout=30)) == [3.5]
+
+
+def test_services_go_onto_a_grpc_server_of_the_host(server: inserve.Server) -> None:
+    host = grpc.server(futures.ThreadPoolExecutor(2))
+    server.add_to(host)
+    port = host.add_insecure_port("127.0.0.1:0")
+    host.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            assert values(channel.unary_unary(PREDICT)(request(1.0), timeout=30)) == [3.5]
+    finally:
+        host.stop(None).wait()
+
+
+def test_port_0_becomes_a_free_port(server: inserve.Server) -> None:
+    assert server.grpc_port is not None
+    assert server.grpc_port > 0
+    assert server.grpc_addresses == (f"127.0.0.1:{server.grpc_port}",)
+
+
+def test_several_servers_run_beside_one_another(server: inserve.Server) -> None:
+    with inserve.Server(models={"half_plus_two": HALF_PLUS_TWO}, grpc="127.0.0.1:0") as other:
+        assert other.grpc_port != server.grpc_port
+        assert other.predict("half_plus_two", {"x": [1.0]}, version=2)["y"].tolist() == [3.5]
+
+
+def test_a_server_may_be_started_and_stopped_on_any_thread() -> None:
+    other = inserve.Server(models={"half_plus_two": HALF_PLUS_TWO}, grpc="127.0.0.1:0")
+    starter = threading.Thread(target=other.start)
+    starter.start()
+    starter.join()
+    assert other.predict("half_plus_two", {"x": [1.0]})["y"].tolist() == [3.5]
+    stopper = threading.Thread(target=other.stop)
+    stopper.start()
+    stopper.join()
+    assert repr(other).startswith("<Server stopped")
+
+
+async def test_async_with_starts_and_stops() -> None:
+    async with inserve.Server(models={"half_plus_two": HALF_PLUS_TWO}) as other:
+        assert (await other.predict_async("half_plus_two", {"x": [1.0]}))["y"].tolist() == [3.5]
+
+
+def test_a_server_that_is_not_running_says_so() -> None:
+    other = inserve.Server(models={"half_plus_two": HALF_PLUS_TWO})
+    with pytest.raises(inserve.UnavailableError, match="not started"):
+        other.predict("half_plus_two", {"x": [1.0]})
+    channel = other.channel()
+    other.start()
+    other.stop()
+    other.stop()
+    with pytest.raises(inserve.UnavailableError, match="stopped"):
+        other.predict("half_plus_two", {"x": [1.0]})
+    with pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary(PREDICT)(request(1.0))
+    assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(RuntimeError, match="starts once"):
+        other.start()
+
+
+def test_a_folder_without_versions_fails_the_start_and_nothing_stays(tmp_path: Path) -> None:
+    before = threading.active_count()
+    other = inserve.Server(models={"m": tmp_path}, grpc="127.0.0.1:0")
+    with pytest.raises(inserve.NotFoundError, match="No versions of servable m found under base path"):
+        other.start()
+    assert threading.active_count() == before
+
+
+def test_a_model_that_cannot_be_loaded_fails_the_start_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"garbage")
+    other = inserve.Server(models={"m": tmp_path}, check_complete=False)
+    with pytest.raises(inserve.UnknownError, match=r"1 servable\(s\) did not become available: .*version: 1"):
+        other.start()
+
+
+def test_a_taken_port_fails_the_start(server: inserve.Server) -> None:
+    other = inserve.Server(models={"m": HALF_PLUS_TWO}, grpc=f"127.0.0.1:{server.grpc_port}")
+    with pytest.raises(inserve.UnavailableError, match=str(server.grpc_port)):
+        other.start()
+
+
+def test_a_model_listed_twice_is_refused() -> None:
+    config = inserve.ModelConfig("m", HALF_PLUS_TWO)
+    with pytest.raises(ValueError, match="listed twice"):
+        inserve.Server(models=[config, config])
+
+
+def test_an_option_out_of_range_is_refused_when_the_server_is_made() -> None:
+    with pytest.raises(ValueError, match="max_workers is 0, expected at least 1"):
+        inserve.Server(max_workers=0)
+
+
+def test_sixty_four_threads_get_their_own_answers(server: inserve.Server) -> None:
+    answers: dict[int, list[list[float]]] = {}
+
+    def ask(number: int) -> None:
+        answers[number] = [
+            server.predict("half_plus_two", {"x": [float(number)] * (number + 1)})["y"].tolist()
+            for _ in range(100)
+        ]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {n: [[n / 2 + 3] * (n + 1)] * 100 for n in range(64)}

@@ -1,0 +1,45 @@
+"""The public face is a list, and this is its second copy: a change of it is a decision."""
+
+from __future__ import annotations
+
+import inserve
+
+NAMES = [
+    "AbortedError",
+    "All",
+    "AlreadyExistsError",
+    "CancelledError",
+    "Code",
+    "DataLossError",
+    "DeadlineExceededError",
+    "FailedPreconditionError",
+    "InserveError",
+    "InternalError",
+    "InvalidArgumentError",
+    "Latest",
+    "MissingExtraError",
+    "Model",
+    "ModelConfig",
+    "NotFoundError",
+    "OutOfRangeError",
+    "PermissionDeniedError",
+    "ResourceExhaustedError",
+    "Server",
+    "Signature",
+    "Specific",
+    "TensorSpec",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "UnimplementedError",
+    "UnknownError",
+    "__version__",
+    "load",
+]
+
+
+def test_the_package_exports_exactly_these_names() -> None:
+    assert sorted(inserve.__all__) == sorted(NAMES)
+
+
+def test_every_exported_name_exists() -> None:
+    assert [name for name in inserve.__all__ if not hasattr(inserve, name)] == []
