@@ -78,7 +78,7 @@ class ManagerHistories(RuleBasedStateMachine):
             self.illegal.append(f"{event.id} {before} -> {event.state}")
         self.last_state[event.id] = event.state
         available = self.bench.manager.lookup(*event.id) is not None
-        if available is not (event.state is ManagerState.AVAILABLE):
+        if available is not (event.state in (ManagerState.AVAILABLE, ManagerState.UNLOADING)):
             self.illegal.append(f"{event.id} {event.state} published, available: {available}")
 
     def loader(self, size: int, load_errors: int, estimate_errors: int) -> FakeLoader:

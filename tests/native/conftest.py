@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -67,3 +68,17 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def resident_bytes() -> Callable[[], int]:
+    """Return the size of this process in memory, after a garbage collection."""
+    statistics = Path("/proc/self/statm")
+    if not statistics.exists():
+        pytest.skip("needs /proc/self/statm")
+
+    def measure() -> int:
+        gc.collect()
+        return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    return measure

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import types
@@ -12,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from inserve.errors import FailedPreconditionError, MissingExtraError
-from inserve.tensorflow_c import library
 from inserve.tensorflow_c.library import check_version, find_library, load_library
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -68,8 +68,25 @@ print([float(call()[0]) for call in calls])
     assert (finished.returncode, finished.stdout) == (0, "[3.0, 3.0, 3.0]\n")
 
 
+@pytest.mark.parametrize("module", ["hashlib", "ssl", "sqlite3", "urllib.request"])
+def test_a_module_with_a_c_library_that_tensorflow_carries_too_works_afterwards(
+    run_python: RunPython, half_plus_two_path: str, module: str
+) -> None:
+    program = """
+import importlib, sys
+from inserve.tensorflow_c.load_saved_model import load_saved_model
+load_saved_model(sys.argv[1])
+module = importlib.import_module(sys.argv[2])
+assert module.sha256(b"").hexdigest().startswith("e3b0c442") if sys.argv[2] == "hashlib" else True
+assert module.create_default_context() if sys.argv[2] == "ssl" else True
+assert module.connect(":memory:").execute("select 1").fetchone() if sys.argv[2] == "sqlite3" else True
+"""
+    finished = run_python(program, half_plus_two_path, module)
+    assert finished.returncode == 0, finished.stderr
+
+
 def test_without_tensorflow_the_error_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
     with pytest.raises(MissingExtraError) as caught:
         find_library()

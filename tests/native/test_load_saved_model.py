@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
-from inserve.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from inserve.errors import InserveError, InvalidArgumentError, NotFoundError, UnimplementedError
 from inserve.tensorflow_c.load_saved_model import LoadedSavedModel, load_saved_model
 from inserve.tensors.dtypes import DataType
 
@@ -72,7 +71,7 @@ def test_a_damaged_file_is_an_error_and_the_next_model_loads(
     load: Load, half_plus_two_path: str, tmp_path: Path
 ) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"\xff\xff\xff")
-    with pytest.raises(InvalidArgumentError, match="parse"):
+    with pytest.raises(InserveError):
         load_saved_model(str(tmp_path))
     assert load(half_plus_two_path).meta_graph_def
 
@@ -89,7 +88,9 @@ def test_a_path_may_hold_any_other_character(load: Load, half_plus_two_path: str
 
 
 @pytest.mark.parametrize("times", [30, pytest.param(1000, marks=pytest.mark.nightly)])
-def test_loading_and_closing_leaves_no_memory_behind(half_plus_two_path: str, times: int) -> None:
+def test_loading_and_closing_leaves_no_memory_behind(
+    half_plus_two_path: str, resident_bytes: Callable[[], int], times: int
+) -> None:
     def load_run_close() -> None:
         model = load_saved_model(half_plus_two_path)
         runner = model.session.runner(
@@ -100,7 +101,7 @@ def test_loading_and_closing_leaves_no_memory_behind(half_plus_two_path: str, ti
 
     for _ in range(times // 2):
         load_run_close()
-    before = psutil.Process().memory_info().rss
+    before = resident_bytes()
     for _ in range(times // 2):
         load_run_close()
-    assert psutil.Process().memory_info().rss - before < 24 << 20
+    assert resident_bytes() - before < 24 << 20

@@ -33,7 +33,8 @@ def pattern(element: ElementType, shape: tuple[int, ...]) -> NDArray[Any]:
     count = int(np.prod(shape))
     ones = (np.arange(count) % 3 == 0).astype(np.uint8)
     storage = element.numpy[0] if element.numpy.names else element.numpy
-    return ones.astype(storage).view(element.numpy).reshape(shape)
+    array: NDArray[Any] = ones.astype(storage).view(element.numpy).reshape(shape)
+    return array
 
 
 def same_bytes(left: NDArray[Any], right: NDArray[Any]) -> bool:

@@ -57,7 +57,9 @@ def test_another_signature_can_be_chosen() -> None:
 
 
 def test_an_unknown_signature_is_refused_with_those_there_are() -> None:
-    with pytest.raises(inserve.InvalidArgumentError, match=r"has no signature 'no'; it has .*serving_default"):
+    with pytest.raises(
+        inserve.InvalidArgumentError, match=r"has no signature 'no'; it has .*serving_default"
+    ):
         inserve.load(HALF_PLUS_TWO, signature="no")
 
 

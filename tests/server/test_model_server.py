@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -32,6 +33,11 @@ def request(value: float) -> bytes:
     message.inputs["x"].tensor_shape.dim.add(size=1)
     message.inputs["x"].float_val.append(value)
     return message.SerializeToString()
+
+
+def ask(channel: Any, value: float = 1.0, timeout: float | None = 30) -> Any:
+    """What the channel's call returns: the response, or its awaitable on an asyncio channel."""
+    return channel.unary_unary(PREDICT)(request(value), timeout=timeout)
 
 
 def values(response: bytes) -> list[float]:
@@ -100,7 +106,7 @@ async def test_predict_async_is_given_up_at_its_timeout(server: inserve.Server) 
 
 async def test_the_asyncio_channel_answers(server: inserve.Server) -> None:
     async with server.aio_channel() as channel:
-        assert values(await channel.unary_unary(PREDICT)(request(1.0), timeout=30)) == [3.5]
+        assert values(await ask(channel)) == [3.5]
 
 
 def test_services_go_onto_a_grpc_server_of_the_host(server: inserve.Server) -> None:
@@ -110,7 +116,7 @@ def test_services_go_onto_a_grpc_server_of_the_host(server: inserve.Server) -> N
     host.start()
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            assert values(channel.unary_unary(PREDICT)(request(1.0), timeout=30)) == [3.5]
+            assert values(ask(channel)) == [3.5]
     finally:
         host.stop(None).wait()
 
@@ -155,7 +161,7 @@ def test_a_server_that_is_not_running_says_so() -> None:
     with pytest.raises(inserve.UnavailableError, match="stopped"):
         other.predict("half_plus_two", {"x": [1.0]})
     with pytest.raises(grpc.RpcError) as error:
-        channel.unary_unary(PREDICT)(request(1.0))
+        ask(channel)
     assert error.value.code() == grpc.StatusCode.UNAVAILABLE
     with pytest.raises(RuntimeError, match="starts once"):
         other.start()

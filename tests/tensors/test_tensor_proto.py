@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ml_dtypes
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from inserve.errors import InvalidArgumentError
 from inserve.protos import messages
 from inserve.tensors.dtypes import STRING, DataType, ElementType, element_type, find_element_type
+from inserve.tensors.flat_tensor import is_flat
 from inserve.tensors.tensor_proto import (
     MAX_FILLED_BYTES,
+    HandleTensorError,
     decode_tensor,
     encode_tensor,
     tensor_from_message,
@@ -174,11 +177,14 @@ def test_the_names_of_dimensions_the_version_and_unknown_rank_are_ignored() -> N
 
 
 @pytest.mark.parametrize("sizes", [(2**62, 0), (0, 2**62, 2**62), (1,) * 65])
-def test_a_possible_shape_that_numpy_cannot_hold_fails(sizes: tuple[int, ...]) -> None:
+def test_a_shape_that_no_array_has_stands_beside_its_values(sizes: tuple[int, ...]) -> None:
     message = sized(ELEMENTS[0], *sizes)
     assert tf.io.parse_tensor(message.SerializeToString(), tf.float32).shape.rank == len(sizes)
-    with pytest.raises(InvalidArgumentError, match="no float32 array can have the shape"):
-        decode_tensor(message.SerializeToString())
+    tensor: Any = decode_tensor(message.SerializeToString())
+    assert is_flat(tensor)
+    assert tensor.shape == sizes
+    assert tensor.values.tolist() == [0.0] * math.prod(sizes)
+    assert tensor_to_message(tensor).tensor_shape == message.tensor_shape
 
 
 def test_a_huge_dimension_of_an_empty_tensor_is_kept() -> None:
@@ -194,11 +200,19 @@ def test_filling_stops_at_a_fixed_size() -> None:
         decode_tensor(sized(STRING, 2**40).SerializeToString())
 
 
-@pytest.mark.parametrize("data_type", [0, 20, 21, 34, 101, 133, 200, -1])
+@pytest.mark.parametrize("data_type", [0, 34, 101, 133, 200, -1])
 def test_a_type_that_no_array_has_fails(data_type: int) -> None:
     message = messages.TensorProto(dtype=data_type, tensor_shape=messages.TensorShapeProto())
     with pytest.raises(InvalidArgumentError, match=f"DataType {data_type}"):
         decode_tensor(message.SerializeToString())
+
+
+@pytest.mark.parametrize(("data_type", "name"), [(20, "resource"), (21, "variant")])
+def test_handles_are_no_arrays(data_type: int, name: str) -> None:
+    message = messages.TensorProto(dtype=data_type, tensor_shape=messages.TensorShapeProto())
+    with pytest.raises(HandleTensorError, match=f"elements of type {name}") as error:
+        decode_tensor(message.SerializeToString())
+    assert error.value.data_type == data_type
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"\x2a\x03abc", b"\x2a\x04", b"\x42\x05a", b"\x3a\x01\x80"])

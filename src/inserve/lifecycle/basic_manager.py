@@ -274,8 +274,8 @@ class BasicManager:
         _logger.info("Quiescing servable version %s", harness.id)
         harness.request_unload()
         harness.transition(HarnessState.QUIESCING)
-        self._serving_map.withdraw(harness.id)
         self._publish(harness, ManagerState.UNLOADING)
+        self._serving_map.withdraw(harness.id)
 
     def unload_quiesced(self) -> bool:
         """Unload what has no handle left, as far as there are threads; return whether there was any."""

@@ -24,7 +24,7 @@ class ManagerState(enum.IntEnum):
     AVAILABLE = 30
     """Lookups find it. Published after they do."""
     UNLOADING = 40
-    """Lookups no longer find it; requests that hold a handle still use it. Published after that."""
+    """Lookups cease to find it; requests that hold a handle still use it. Published before they do."""
     END = 50
     """Not in memory: unloaded, or failed if there is an error."""
 

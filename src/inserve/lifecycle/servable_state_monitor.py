@@ -6,7 +6,7 @@ Rules: TensorFlow Serving, ``core/servable_state_monitor.h``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from inserve.clock import Clock, SystemClock
 from inserve.errors import DeadlineExceededError
@@ -37,6 +37,7 @@ class ServableStateMonitor:
         self._lock = threading.Lock()
         self._streams: dict[str, dict[int, ServableState]] = {}
         self._waits: list[_Wait] = []
+        self._lookers: list[threading.Event] = []
         self._unsubscribe = bus.subscribe(self._on_event)
 
     def close(self) -> None:
@@ -92,6 +93,34 @@ class ServableStateMonitor:
             raise DeadlineExceededError(f"after {timeout_s} s not yet {goal.name} or END: {missing}")
         return wait.decided
 
+    def wait_until(
+        self, is_so: Callable[[], bool], timeout_s: float | None = None, look_every_s: float | None = None
+    ) -> bool:
+        """Block until *is_so*; return whether it was within *timeout_s* seconds.
+
+        *is_so* is called here at once, after each event and every *look_every_s* seconds, on the
+        caller's thread; what it raises ends the wait.
+        """
+        deadline_s = None if timeout_s is None else self._clock.now() + timeout_s
+        changed = threading.Event()
+        with self._lock:
+            self._lookers.append(changed)
+        try:
+            while True:
+                changed.clear()
+                if is_so():
+                    return True
+                waits = [] if look_every_s is None else [look_every_s]
+                if deadline_s is not None:
+                    left_s = deadline_s - self._clock.now()
+                    if left_s <= 0:
+                        return False
+                    waits.append(left_s)
+                self._clock.wait(changed, min(waits, default=None))
+        finally:
+            with self._lock:
+                self._lookers.remove(changed)
+
     def _on_event(self, event: ServableState) -> None:
         with self._lock:
             stream = self._streams.setdefault(event.id.name, {})
@@ -100,6 +129,8 @@ class ServableStateMonitor:
                 self._drop_oldest_ended(stream)
             for wait in self._waits:
                 wait.look_at(self._streams)
+            for changed in self._lookers:
+                changed.set()
 
     def _drop_oldest_ended(self, stream: dict[int, ServableState]) -> None:
         ended = [state for state in stream.values() if state.state is ManagerState.END]

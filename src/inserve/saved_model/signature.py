@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from inserve.errors import InvalidArgumentError
 from inserve.protos import messages
-from inserve.tensors.dtypes import ElementType, data_type_name, element_type_of, find_element_type
-from inserve.tensors.tensor_proto import tensor_from_message
+from inserve.tensors.dtypes import DataType, ElementType, data_type_name, element_type_of, find_element_type
+from inserve.tensors.tensor_proto import HandleTensorError, tensor_from_message
 
 __all__ = ["Signature", "TensorSpec", "parse_signature"]
 
@@ -126,7 +126,10 @@ class Signature:
         used = 0
         for alias, spec in feeds:
             if alias in inputs:
-                arrays.append(to_array(inputs[alias], spec))
+                try:
+                    arrays.append(to_array(inputs[alias], spec))
+                except HandleTensorError as error:
+                    raise _handle_fed(len(arrays), spec, error.data_type) from None
                 used += 1
             elif alias in self.defaults:
                 arrays.append(self.defaults[alias])
@@ -208,6 +211,20 @@ class Signature:
         return InvalidArgumentError(
             f"Input {alias} of signature {self.key} must have shape {spec.shape_text()}, got [{came}]"
         )
+
+
+def _handle_fed(index: int, spec: TensorSpec, data_type: int) -> InvalidArgumentError:
+    """Return TensorFlow's own refusal of a resource (``direct_session.cc``) or variant as a feed."""
+    if data_type == DataType.DT_RESOURCE:
+        return InvalidArgumentError(
+            "Invalid resource type hash code: 0(name:  type: ). Perhaps a resource tensor was being "
+            "provided as a feed? This is not currently allowed. Please file an issue at "
+            "https://github.com/tensorflow/tensorflow/issues/new, ideally with a short code snippet "
+            "that leads to this error message."
+        )
+    return InvalidArgumentError(
+        f"Expects arg[{index}] to be {spec.type_name()} but {data_type_name(data_type)} is provided"
+    )
 
 
 def _spec(alias: str, info: Any) -> TensorSpec:

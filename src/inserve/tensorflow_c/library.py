@@ -102,8 +102,10 @@ def check_version(version: str) -> None:
 
 
 def _open(paths: LibraryPaths) -> Library:
-    # RTLD_NODELETE: unloading the library at exit, under its own threads, ends in SIGSEGV.
-    flags = os.RTLD_NOW | os.RTLD_GLOBAL | getattr(os, "RTLD_NODELETE", 0)
+    # RTLD_LOCAL: the framework exports its own copy of SSL, and the system's, bound to it by a later
+    # ``import hashlib``, would crash. RTLD_NODELETE: unloading the library at exit, under its own
+    # threads, ends in SIGSEGV.
+    flags = os.RTLD_NOW | os.RTLD_LOCAL | getattr(os, "RTLD_NODELETE", 0)
     try:
         framework = ffi.dlopen(str(paths.framework), flags)
         log.install(framework)

@@ -20,6 +20,7 @@ from inserve.tensorflow_c.library import Library
 from inserve.tensorflow_c.status import new_status
 from inserve.tensorflow_c.tensor import new_tensor
 from inserve.tensors.dtypes import DataType, ElementType
+from inserve.tensors.flat_tensor import is_flat
 
 __all__ = ["NOTHING_KEPT", "REUSED_INPUT_BYTES", "RunSlot", "RunSlots"]
 
@@ -67,7 +68,11 @@ class RunSlot:
         element = self._elements[index]
         tensor = new_tensor(self._library, element, array)
         self.inputs[index] = tensor
-        if 0 < array.nbytes <= REUSED_INPUT_BYTES and element.data_type != DataType.DT_STRING:
+        if (
+            0 < array.nbytes <= REUSED_INPUT_BYTES
+            and element.data_type != DataType.DT_STRING
+            and not is_flat(array)
+        ):
             self.kept[index] = (array.shape, self._library.lib.TF_TensorData(tensor), array.nbytes)
 
     def drop_passing_inputs(self) -> None:

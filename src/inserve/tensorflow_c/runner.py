@@ -20,6 +20,9 @@ from inserve.tensors.dtypes import DataType, ElementType
 
 __all__ = ["Endpoint", "GraphRunner"]
 
+_MOST_ARRAY_DIMENSIONS = 32
+"""Outputs of more dimensions take the way for shapes that an array may not have."""
+
 
 _CALLING_THREAD = Executor.CALLING_THREAD
 _empty = np.empty
@@ -141,7 +144,7 @@ class GraphRunner:
                         num_bytes *= width
                     else:
                         shape = tuple([self._dim(tensor, axis) for axis in range(num_dims)])
-                        num_bytes = prod(shape) * width
+                        num_bytes = prod(shape) * width if num_dims <= _MOST_ARRAY_DIMENSIONS else 0
                     if 0 < num_bytes < HANDED_OUT_BYTES:
                         result = _empty(shape, storage)
                         self._memmove(result, self._data(tensor), num_bytes)
@@ -165,7 +168,7 @@ class GraphRunner:
         finally:
             self._idle.append(slot)
             if slots.refusal is not None:
-                slots.returned.set()
+                slots.returned.set()  # type: ignore[unreachable]  # closing may begin during the run
 
     def _refuse_dtype(self, index: int, array: NDArray[Any]) -> NoReturn:
         feed = self._feeds[index]

@@ -17,6 +17,7 @@ from inserve.errors import InternalError
 from inserve.tensorflow_c.library import Library
 from inserve.tensorflow_c.string_tensor import new_string_tensor, read_strings
 from inserve.tensors.dtypes import DataType, ElementType
+from inserve.tensors.flat_tensor import is_flat, shaped
 
 __all__ = ["HANDED_OUT_BYTES", "new_tensor", "storage_dtype", "take_array", "tensor_view"]
 
@@ -65,7 +66,8 @@ def new_tensor(library: Library, element: ElementType, array: NDArray[Any]) -> A
         raise MemoryError(f"TensorFlow cannot allocate a tensor of {array.nbytes} bytes")
     if array.nbytes:
         try:
-            tensor_view(library, tensor, dtype, shape)[...] = array
+            flat_or_same = (array.size,) if is_flat(array) else shape
+            tensor_view(library, tensor, dtype, flat_or_same)[...] = array
         except BaseException:
             lib.TF_DeleteTensor(tensor)
             raise
@@ -75,7 +77,8 @@ def new_tensor(library: Library, element: ElementType, array: NDArray[Any]) -> A
 def take_array(library: Library, tensor: Any, element: ElementType) -> NDArray[Any]:
     """Return the array in *tensor*, whose elements are *element*; *tensor* belongs to this function.
 
-    The array is writable and independent of every other array, session and run.
+    The array is writable and independent of every other array, session and run. A shape that no
+    array can have gives a ``FlatTensor``.
 
     Raises:
         InternalError: The elements of *tensor* are others.
@@ -90,10 +93,11 @@ def take_array(library: Library, tensor: Any, element: ElementType) -> NDArray[A
                 f"expected a tensor of {element.name}, got one of DataType {lib.TF_TensorType(tensor)}"
             )
         if 0 in shape:
-            return np.empty(shape, dtype)
+            return shaped(np.empty(0, dtype), shape)
+        num_elements = prod(shape)
         if element.data_type == DataType.DT_STRING:
-            return read_strings(library, lib.TF_TensorData(tensor), shape)
-        num_bytes = prod(shape) * dtype.itemsize
+            return shaped(read_strings(library, lib.TF_TensorData(tensor), (num_elements,)), shape)
+        num_bytes = num_elements * dtype.itemsize
         if lib.TF_TensorByteSize(tensor) != num_bytes:
             raise InternalError(
                 f"expected {num_bytes} bytes in a {element.name} tensor of shape {list(shape)}, "
@@ -102,9 +106,8 @@ def take_array(library: Library, tensor: Any, element: ElementType) -> NDArray[A
         if num_bytes >= HANDED_OUT_BYTES and lib.TF_TensorMaybeMove(tensor):
             handed_out = True
             owner = library.ffi.gc(tensor, lib.TF_DeleteTensor, num_bytes)
-            return _TensorMemory(library, owner, num_bytes).array(dtype, shape)
-        copy: NDArray[Any] = tensor_view(library, tensor, dtype, shape).copy()
-        return copy
+            return shaped(_TensorMemory(library, owner, num_bytes).array(dtype), shape)
+        return shaped(tensor_view(library, tensor, dtype, (num_elements,)).copy(), shape)
     finally:
         if not handed_out:
             lib.TF_DeleteTensor(tensor)
@@ -123,9 +126,9 @@ class _TensorMemory:
             "typestr": "|u1",
         }
 
-    def array(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    def array(self, dtype: np.dtype[Any]) -> NDArray[Any]:
         whole: NDArray[Any] = np.asarray(self)
-        return whole.view(dtype).reshape(shape)
+        return whole.view(dtype)
 
 
 def _shape(lib: Any, tensor: Any) -> tuple[int, ...]:

@@ -18,10 +18,17 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
-from inserve.errors import InvalidArgumentError, ResourceExhaustedError
+from inserve.errors import Code, InserveError, InvalidArgumentError, ResourceExhaustedError
 from inserve.protos import messages
 from inserve.protos.wire import encode_length_delimited_header, encode_varint, read_varint
-from inserve.tensors.dtypes import DataType, ElementType, element_type_of, find_element_type
+from inserve.tensors.dtypes import (
+    DataType,
+    ElementType,
+    data_type_name,
+    element_type_of,
+    find_element_type,
+)
+from inserve.tensors.flat_tensor import shaped
 from inserve.tensors.packed_varints import (
     are_packed_varints,
     decode_packed_varints,
@@ -33,6 +40,7 @@ __all__ = [
     "MAX_FILLED_BYTES",
     "MAX_MESSAGE_BYTES",
     "EncodedTensor",
+    "HandleTensorError",
     "TensorParts",
     "array_from_parts",
     "decode_tensor",
@@ -56,6 +64,9 @@ string counts as ``_STRING_BYTES``.
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 """Most bytes of a protobuf message."""
+
+_MOST_ARRAY_DIMENSIONS = 32
+"""Every NumPy has arrays of so many; later ones have twice as many."""
 
 _STRING_BYTES = 32
 _SMALL_BYTES = 4096
@@ -124,12 +135,13 @@ def decode_tensor(data: bytes | memoryview) -> NDArray[Any]:
 
     Where the values are raw bytes on the wire (``tensor_content``, floats, complex numbers) the
     array is a view of *data*: it keeps *data* alive, cannot be written where *data* cannot, and may
-    be unaligned. ``DT_STRING`` gives an object array of ``bytes``.
+    be unaligned. ``DT_STRING`` gives an object array of ``bytes``. A shape that no array can have
+    (more than 64 dimensions; no elements, but the other dimensions overflow) gives a ``FlatTensor``.
 
     Raises:
         InvalidArgumentError: *data* is no TensorProto, or TensorFlow would not accept the tensor,
-            or NumPy cannot hold its shape (more than 64 dimensions; no elements, but the other
-            dimensions overflow), or most of it is to be filled in (``MAX_FILLED_BYTES``).
+            or most of it is to be filled in (``MAX_FILLED_BYTES``).
+        HandleTensorError: It holds resources or variants.
     """
     parts = scan_tensor(data, 0, len(data))
     if parts is not None:
@@ -160,10 +172,10 @@ def tensor_from_message(message: Message) -> NDArray[Any]:
         return array_from_parts(parts)
     element = find_element_type(tensor.dtype)
     if element is None:
-        raise _no_such_type(tensor.dtype)
+        raise _no_array(tensor.dtype)
     if element.data_type is DataType.DT_STRING:
         _require_possible(shape)
-        return _shaped(_string_array(list(tensor.string_val), shape.elements), shape, element)
+        return shaped(_string_array(list(tensor.string_val), shape.elements), shape.dimensions)
     return array_from_parts(_parts_of_field(tensor, element, shape))
 
 
@@ -245,7 +257,22 @@ def every_payload_is_valid(field: int) -> bool:
     return field in _UNCHECKED or field in _BYTES_PER_ENTRY or field == 0
 
 
-def _no_such_type(data_type: int) -> InvalidArgumentError:
+class HandleTensorError(InserveError):
+    """A tensor of a type that TensorFlow knows and no array can have: resource or variant.
+
+    *data_type* is its number. Whoever feeds the tensor says what is expected in its place.
+    """
+
+    code = Code.INVALID_ARGUMENT
+
+    def __init__(self, data_type: int) -> None:
+        super().__init__(f"no array can hold elements of type {data_type_name(data_type)}")
+        self.data_type = data_type
+
+
+def _no_array(data_type: int) -> InserveError:
+    if data_type in (DataType.DT_RESOURCE, DataType.DT_VARIANT):
+        return HandleTensorError(data_type)
     return InvalidArgumentError(f"no tensor in a message has DataType {data_type}")
 
 
@@ -263,45 +290,30 @@ def array_from_parts(parts: TensorParts) -> NDArray[Any]:
     data_type, shape, field, data, start, stop = parts
     dtype = _VIEWS.get((data_type, field))
     if dtype is not None and stop - start == shape.elements * dtype.itemsize > 0:
-        try:
-            view: NDArray[Any] = np.ndarray(shape.dimensions, dtype, data, start)
-        except ValueError:
-            raise _no_such_array(shape, dtype) from None
+        if len(shape.dimensions) > _MOST_ARRAY_DIMENSIONS:
+            return shaped(np.ndarray(shape.elements, dtype, data, start), shape.dimensions)
+        view: NDArray[Any] = np.ndarray(shape.dimensions, dtype, data, start)
         return view
     element = find_element_type(data_type)
     if element is None:
-        raise _no_such_type(data_type)
+        raise _no_array(data_type)
     _require_possible(shape)
     elements = shape.elements
     if elements == 0:
-        return _shaped(np.empty(0, element.numpy), shape, element)
+        return shaped(np.empty(0, element.numpy), shape.dimensions)
     if field == _CONTENT and stop > start:
-        return _shaped(_content_values(element, elements, data, start, stop), shape, element)
+        return shaped(_content_values(element, elements, data, start, stop), shape.dimensions)
     if element.data_type is DataType.DT_STRING:
         strings = [bytes(data[start:stop])] if field == _STRING else []
-        return _shaped(_string_array(strings, elements), shape, element)
+        return shaped(_string_array(strings, elements), shape.dimensions)
     if field != _FIELD_NUMBERS[element.field] or stop == start:
-        return _shaped(_fill(None, elements, element), shape, element)
+        return shaped(_fill(None, elements, element), shape.dimensions)
     values = _field_values(element, data, start, stop)
     if len(values) < elements:
         values = _fill(values, elements, element)
     elif len(values) > elements:
         values = values[:elements]
-    return _shaped(values, shape, element)
-
-
-def _shaped(values: NDArray[Any], shape: TensorShape, element: ElementType) -> NDArray[Any]:
-    try:
-        return values.reshape(shape.dimensions)
-    except ValueError:
-        raise _no_such_array(shape, element.numpy) from None
-
-
-def _no_such_array(shape: TensorShape, dtype: np.dtype[Any]) -> InvalidArgumentError:
-    return InvalidArgumentError(
-        f"no {dtype} array can have the shape of this tensor: "
-        f"{len(shape.dimensions)} dimensions, the largest {max(shape.dimensions)}"
-    )
+    return shaped(values, shape.dimensions)
 
 
 def _content_values(

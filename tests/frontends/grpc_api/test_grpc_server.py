@@ -69,8 +69,12 @@ def start(long: Long) -> Iterator[Callable[..., GrpcServer]]:
         server.stop()
 
 
+def connect(address: str) -> Any:
+    return grpc.insecure_channel(address)
+
+
 def call(address: str, path: str, request: bytes, **options: Any) -> bytes:
-    with grpc.insecure_channel(address) as channel:
+    with connect(address) as channel:
         response: bytes = channel.unary_unary(path)(request, **options)
         return response
 
@@ -143,11 +147,11 @@ def test_stop_lets_running_calls_finish_and_refuses_new_ones(
     start: Starter, transport: Transport, long: Long
 ) -> None:
     server = start(transport=transport)
-    with grpc.insecure_channel(server.addresses[0]) as channel, ThreadPoolExecutor(1) as stopper:
-        running: Any = channel.unary_unary(LONG).future(b"x")
+    with connect(server.addresses[0]) as channel, ThreadPoolExecutor(1) as stopper:
+        running = channel.unary_unary(LONG).future(b"x")
         assert long.entered.wait(LIMIT_S)
         stopping = stopper.submit(server.stop, LIMIT_S)
-        refused: Any = channel.unary_unary(ECHO).future(b"y")
+        refused = channel.unary_unary(ECHO).future(b"y")
         while refused.exception(LIMIT_S) is None:
             refused = channel.unary_unary(ECHO).future(b"y")
         assert failure(refused)[0] is grpc.StatusCode.UNAVAILABLE
@@ -163,8 +167,8 @@ def test_stop_cancels_what_the_grace_period_does_not_suffice_for(
     start: Starter, transport: Transport, long: Long
 ) -> None:
     server = start(transport=transport)
-    with grpc.insecure_channel(server.addresses[0]) as channel, ThreadPoolExecutor(1) as stopper:
-        running: Any = channel.unary_unary(LONG).future(b"x")
+    with connect(server.addresses[0]) as channel, ThreadPoolExecutor(1) as stopper:
+        running = channel.unary_unary(LONG).future(b"x")
         assert long.entered.wait(LIMIT_S)
         stopping = stopper.submit(server.stop, 0.01)
         assert failure(running)[0] in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
@@ -175,8 +179,8 @@ def test_stop_cancels_what_the_grace_period_does_not_suffice_for(
 
 def test_a_call_beyond_the_pool_and_its_queue_is_refused_at_once(start: Starter, long: Long) -> None:
     server = start(transport="native", options=TransportOptions(max_workers=1, max_queued=0))
-    with grpc.insecure_channel(server.addresses[0]) as channel:
-        running: Any = channel.unary_unary(LONG).future(b"x")
+    with connect(server.addresses[0]) as channel:
+        running = channel.unary_unary(LONG).future(b"x")
         assert long.entered.wait(LIMIT_S)
         code, details = failure(channel.unary_unary(LONG).future(b"y"))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -187,8 +191,8 @@ def test_a_call_beyond_the_pool_and_its_queue_is_refused_at_once(start: Starter,
 
 def test_grpcio_refuses_calls_beyond_the_pool_and_its_queue(start: Starter, long: Long) -> None:
     server = start(transport="grpcio", options=TransportOptions(max_workers=1, max_queued=0))
-    with grpc.insecure_channel(server.addresses[0]) as channel:
-        running: Any = channel.unary_unary(LONG).future(b"x")
+    with connect(server.addresses[0]) as channel:
+        running = channel.unary_unary(LONG).future(b"x")
         assert long.entered.wait(LIMIT_S)
         assert failure(channel.unary_unary(LONG).future(b"y"))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
         long.release.set()
@@ -200,8 +204,8 @@ def test_a_call_given_up_by_its_client_is_marked_cancelled(
     start: Starter, transport: Transport, long: Long
 ) -> None:
     server = start(transport=transport)
-    with grpc.insecure_channel(server.addresses[0]) as channel:
-        running: Any = channel.unary_unary(LONG).future(b"x")
+    with connect(server.addresses[0]) as channel:
+        running = channel.unary_unary(LONG).future(b"x")
         assert long.entered.wait(LIMIT_S)
         running.cancel()
         # The cancellation travels ahead of this call on the one connection, but on another thread.
@@ -214,12 +218,12 @@ def test_a_call_given_up_by_its_client_is_marked_cancelled(
 
 def test_a_queued_call_whose_client_has_left_is_not_run(start: Starter, long: Long) -> None:
     server = start(transport="native", options=TransportOptions(max_workers=1, max_queued=2))
-    with grpc.insecure_channel(server.addresses[0]) as channel:
-        running: Any = channel.unary_unary(LONG).future(b"first")
+    with connect(server.addresses[0]) as channel:
+        running = channel.unary_unary(LONG).future(b"first")
         assert long.entered.wait(LIMIT_S)
         with pytest.raises(grpc.RpcError):
             channel.unary_unary(LONG)(b"expired", timeout=0.05)
-        last: Any = channel.unary_unary(LONG).future(b"last")
+        last = channel.unary_unary(LONG).future(b"last")
         long.release.set()
         assert running.result(LIMIT_S) == b"first"
         assert last.result(LIMIT_S) == b"last"
@@ -242,9 +246,9 @@ class _Counting(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 @both_transports
 def test_generic_handlers_carry_streaming_methods(start: Starter, transport: Transport) -> None:
     server = start(transport=transport, generic_handlers=[_Counting()])
-    with grpc.insecure_channel(server.addresses[0]) as channel:
+    with connect(server.addresses[0]) as channel:
         assert list(channel.unary_stream("/test.Stream/Count")(b"3")) == [b"1", b"2", b"3"]
-        chat: Any = channel.stream_stream("/test.Stream/Chat")(iter([b"a", b"b"]))
+        chat = channel.stream_stream("/test.Stream/Chat")(iter([b"a", b"b"]))
         assert list(chat) == [b"<a", b"<b"]
         code, details = failure(channel.unary_unary("/test.Stream/Else").future(b""))
         assert (code, details) == (grpc.StatusCode.UNIMPLEMENTED, "")

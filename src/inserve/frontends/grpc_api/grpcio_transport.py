@@ -141,12 +141,15 @@ class _Gate:
             try:
                 return method(request, context)
             finally:
-                with self._changed:
-                    self._inside -= 1
-                    if self._shut:
-                        self._changed.notify_all()
+                self._leave()
 
         return gated
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._inside -= 1
+            if self._shut:
+                self._changed.notify_all()
 
     def shut(self, timeout_s: float) -> None:
         """Refuse new calls and wait at most *timeout_s* seconds for those inside."""

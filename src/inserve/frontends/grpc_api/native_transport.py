@@ -37,6 +37,9 @@ NATIVE_CHANNEL_ARGUMENTS: dict[str, str] = {
 
 _BATCH_SIZE = 64
 _IO_THREADS = 2
+_RECEIVE_TIMEOUT_MS = 100
+"""Closing a front wakes one of the threads that wait for calls; the others notice after this long."""
+
 _FLUSH_S = 0.05
 """The front says nothing of answers on their way: it is left open this long after the last one."""
 
@@ -44,10 +47,10 @@ _FLUSH_S = 0.05
 def _receiver_threads() -> int:
     """Return how many threads take calls over.
 
-    Methods release the GIL while a model runs, so that a second receiver serves calls meanwhile; beyond
-    four they only pass the GIL around.
+    One is always waiting in the front, outside the GIL, while others serve, and a method that has
+    released the GIL for its model holds nobody up. Two processors echo more with three than with one.
     """
-    return min(4, max(2, os.cpu_count() or 1))
+    return min(4, (os.cpu_count() or 1) + 1)
 
 
 class NativeTransport:
@@ -132,7 +135,6 @@ class _Listener:
         self._pool = pool
         self._pooled: dict[int, CallContext] = {}
         self._changed = threading.Condition()
-        self._taking_over = threading.Lock()
         self._refusing = False
         self._last_answer = 0.0
         self._socket_inode: int | None = None
@@ -203,8 +205,10 @@ class _Listener:
             remove_socket(self.address.path, self._socket_inode)
 
     def _receive(self, index: int) -> None:
-        busy = self._busy
-        while (events := self._next_batch()) is not None:
+        receive, busy = self.front.recv_batch_details, self._busy
+        while (events := receive(_BATCH_SIZE, _RECEIVE_TIMEOUT_MS)) is not None:
+            if not events:
+                continue
             # Busy is set before _refusing is read: stop() sees either this batch or its refusal.
             busy[index] = True
             if self._refusing:
@@ -217,11 +221,6 @@ class _Listener:
             if self._refusing:
                 with self._changed:
                     self._changed.notify_all()
-
-    def _next_batch(self) -> Sequence[Any] | None:
-        """Wait for calls; None once the front is closed, which wakes only one waiting thread."""
-        with self._taking_over:
-            return self.front.recv_batch_details(_BATCH_SIZE)
 
     def _serve(self, events: Sequence[Any]) -> None:
         """Answer *events*, ``(kind, call, method, payload, _, (metadata, peer, seconds left))``."""
