@@ -13,11 +13,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 from measure import HALF_PLUS_TWO, compare, microseconds, ratio, report
-from session_run import prepared_call
+from session_run import PREPARED, half_plus_two_runner, prepared_call
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 import inserve
 from inserve.frontends.grpc_api.method import CallContext
+from inserve.tensorflow_c.load_saved_model import load_saved_model
 
 
 def main() -> None:
@@ -31,14 +32,15 @@ def main() -> None:
     with (
         inserve.load(HALF_PLUS_TWO) as model,
         inserve.Server(models={"half_plus_two": HALF_PLUS_TWO.parent}) as server,
-        prepared_call(HALF_PLUS_TWO) as prepared,
     ):
+        reference = load_saved_model(str(HALF_PLUS_TWO))
+        prepared = prepared_call(half_plus_two_runner(reference))
         handler = server.grpc_methods["/tensorflow.serving.PredictionService/Predict"]
         context = CallContext()
         stub = prediction_service_pb2_grpc.PredictionServiceStub(server.channel())
         figures = compare(
             {
-                "prepared TF_SessionRun": prepared,
+                PREPARED: prepared,
                 "model(x=array)": lambda: model(x=row),
                 "server.predict": lambda: server.predict("half_plus_two", {"x": row}),
                 "server.predict, a list": lambda: server.predict("half_plus_two", {"x": [1.0]}),
@@ -47,9 +49,10 @@ def main() -> None:
                 "tf.saved_model.load": lambda: signature(x=tensor),
             }
         )
+    reference.close()
     for name, values in figures.items():
         print(f"{name:<28} {microseconds(values)}")
-    report("server.predict / prepared", ratio(figures, "server.predict", "prepared TF_SessionRun"), 3.5)
+    report("server.predict / prepared", ratio(figures, "server.predict", PREPARED), 3.5)
     report(
         "tf.saved_model.load / server.predict",
         ratio(figures, "tf.saved_model.load", "server.predict"),
@@ -59,7 +62,7 @@ def main() -> None:
     report("stub / server.predict", ratio(figures, "stub on server.channel()", "server.predict"), 3)
     report(
         "Predict handler / prepared",
-        ratio(figures, "Predict, bytes to bytes", "prepared TF_SessionRun"),
+        ratio(figures, "Predict, bytes to bytes", PREPARED),
         4.5,
     )
 

@@ -1,24 +1,16 @@
-"""What one run through ``Runner.run`` costs beside the bare C call.
+"""What one run through ``Runner.run`` costs beside the bare C call, and how strings cross.
 
 The reference is ``TF_SessionRun`` through cffi on the calling thread with every pointer prepared: the
-input tensor is reused and the output is only deleted. Prints medians in microseconds and the ratio to
-the reference, all measured in turns in one process.
-
-usage: python benchmarks/session_run.py MODEL_DIR [--rounds N]
-
-MODEL_DIR is a version directory of half-plus-two: signature ``serving_default`` from ``x`` to ``y``,
-variable ``serving_default_x:0``, result ``StatefulPartitionedCall:0``.
+input tensor is reused and the output is only deleted.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from measure import HALF_PLUS_TWO, compare, microseconds, ratio, report
 
 from inserve.tensorflow_c.interface import Executor
 from inserve.tensorflow_c.library import load_library
@@ -26,6 +18,12 @@ from inserve.tensorflow_c.load_saved_model import load_saved_model
 from inserve.tensorflow_c.run_options import calling_thread_options
 from inserve.tensorflow_c.string_tensor import new_string_tensor, read_strings
 from inserve.tensors.dtypes import DataType
+
+PREPARED = "prepared TF_SessionRun"
+
+
+def half_plus_two_runner(model: Any) -> Any:
+    return model.session.runner([("serving_default_x:0", DataType.DT_FLOAT)], ["StatefulPartitionedCall:0"])
 
 
 def prepared_call(runner: Any) -> Callable[[], None]:
@@ -48,53 +46,12 @@ def prepared_call(runner: Any) -> Callable[[], None]:
     return call
 
 
-def in_turns(calls: dict[str, Callable[[], object]], rounds: int, repeats: int) -> dict[str, float]:
-    """Return the median seconds of one call of each, measured in turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            for _ in range(repeats):
-                call()
-            times[name].append((time.perf_counter() - start) / repeats)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model_dir")
-    parser.add_argument("--rounds", type=int, default=60)
-    arguments = parser.parse_args()
-    model = load_saved_model(arguments.model_dir)
-    runner = model.session.runner([("serving_default_x:0", DataType.DT_FLOAT)], ["StatefulPartitionedCall:0"])
+    model = load_saved_model(str(HALF_PLUS_TWO))
+    runner = half_plus_two_runner(model)
     row = np.array([3.0], np.float32)
     large = np.ones(1 << 20, np.float32)
-    calling_thread = Executor.CALLING_THREAD
-    reference = prepared_call(runner)
-    calls: dict[str, Callable[[], object]] = {
-        "prepared call": reference,
-        "run, one row, calling thread": lambda: runner.run([row], None, calling_thread),
-        "run, one row, pool": lambda: runner.run([row]),
-        "run, one row, pool, timeout": lambda: runner.run([row], 5.0),
-    }
-    medians = in_turns(calls, arguments.rounds, 300)
-    for name, seconds in medians.items():
-        print(
-            f"{name:32s} {seconds * 1e6:9.2f} us  {seconds / medians['prepared call']:6.2f} x prepared call"
-        )
-
     target = np.empty_like(large)
-    medians = in_turns(
-        {
-            "copy, 4 MiB": lambda: np.copyto(target, large),
-            "run, 4 MiB in and out": lambda: runner.run([large], None, calling_thread),
-        },
-        arguments.rounds // 4,
-        4,
-    )
-    for name, seconds in medians.items():
-        print(f"{name:32s} {seconds * 1e6:9.2f} us  {seconds / medians['copy, 4 MiB']:6.2f} x memory copy")
-
     library = load_library()
     one = np.array([b"hello"], object)
     many = np.array([b"%040d" % number for number in range(10_000)], object)
@@ -102,14 +59,22 @@ def main() -> None:
     single = new_string_tensor(library, one)
     data, single_data = library.lib.TF_TensorData(tensor), library.lib.TF_TensorData(single)
     delete = library.lib.TF_DeleteTensor
-    string_calls: dict[str, Callable[[], object]] = {
+    calls: dict[str, Callable[[], object]] = {
+        PREPARED: prepared_call(runner),
+        "run, one row, calling thread": lambda: runner.run([row], None, Executor.CALLING_THREAD),
+        "run, one row, pool": lambda: runner.run([row]),
+        "run, one row, pool, timeout": lambda: runner.run([row], 5.0),
+        "copy, 4 MiB": lambda: np.copyto(target, large),
+        "run, 4 MiB in and out": lambda: runner.run([large], None, Executor.CALLING_THREAD),
         "10,000 strings of 40 in": lambda: delete(new_string_tensor(library, many)),
         "10,000 strings of 40 out": lambda: read_strings(library, data, many.shape),
         "one string in": lambda: delete(new_string_tensor(library, one)),
         "one string out": lambda: read_strings(library, single_data, one.shape),
     }
-    for name, seconds in in_turns(string_calls, arguments.rounds // 4, 4).items():
-        print(f"{name:32s} {seconds * 1e6:9.2f} us")
+    figures = compare(calls)
+    for name, seconds in figures.items():
+        print(f"{name:<32} {microseconds(seconds)}")
+    report("run / prepared", ratio(figures, "run, one row, calling thread", PREPARED), 2.2)
     model.close()
 
 

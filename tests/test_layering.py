@@ -30,7 +30,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "tensors": LEVEL_0,
     "resources": LEVEL_0,
     "lifecycle": LEVEL_0 | {"resources"},
-    "tensorflow_c": LEVEL_0 | {"tensors.dtypes"},
+    "tensorflow_c": LEVEL_0 | {"tensors.dtypes", "tensors.flat_tensor"},
     "sources": LIFECYCLE,
     "batching": LEVEL_0 | {"tensorflow_c.interface", "tensors"},
     "saved_model": VALUES | {"lifecycle", "batching", "tensorflow_c"},

@@ -5,8 +5,7 @@ They know the signatures of the models, so that a good part of what they make ge
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -16,20 +15,20 @@ from inserve.protos.wire import encode_length_delimited_header, encode_varint
 from inserve.saved_model.signature import Signature, TensorSpec
 from inserve.tensors.dtypes import DataType, find_element_type
 
-__all__ = ["METADATA", "PREDICT", "Signatures", "calls", "metadata_requests", "predict_requests"]
+__all__ = ["Signatures", "calls", "metadata_requests", "predict_requests"]
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 
-Signatures: TypeAlias = Mapping[str, Mapping[str, Signature]]
-"""By model, by key."""
+class Signatures(dict[str, dict[str, Signature]]):
+    """Signatures by key, by model; shown by a word, because Hypothesis shows what strategies are made of."""
+
+    def __repr__(self) -> str:
+        return "SIGNATURES"
+
 
 _TYPED_FIELDS = (
     "float_val", "double_val", "int_val", "string_val", "scomplex_val", "int64_val", "bool_val", "dcomplex_val",
     "half_val", "uint32_val", "uint64_val",
 )  # fmt: skip
-_WIDE = ("int64_val", "uint64_val", "uint32_val")
-
 _names = st.one_of(
     st.sampled_from(["", "x", "serving_default", "no", "a" * 3000, "\0", "né", "\U0001f600"]),
     st.text(max_size=8),
@@ -67,7 +66,7 @@ def _fill_field(tensor: Any, field: str, values: list[Any]) -> None:
                 container.append(bool(value))
             else:
                 container.append(0 if isinstance(value, bytes) else value)
-        except ValueError:
+        except (ValueError, TypeError):
             container.append(1)
 
 

@@ -1,3 +1,248 @@
-"""Whatever arrives, the server answers: it neither dies nor hangs, and no answer is a defect of its own."""
+"""Whatever arrives, the server answers: it neither dies nor hangs, and no answer is a defect of its own.
+
+The server lives in a child process (``fuzz_child.py``), because some kernels of TensorFlow end theirs. Only
+a failing example is shrunk, each attempt with a new child where the last one died.
+"""
 
 from __future__ import annotations
+
+import importlib.util
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import SearchStrategy
+
+from inserve.errors import Code
+from inserve.protos import messages
+from inserve.saved_model.signature import parse_signature
+
+HERE = Path(__file__).parent
+MODELS = HERE.parent / "golden" / "models"
+NAMES = ("cnn", "defaults", "error", "half_plus_two", "lookup", "multi", "strings", "types")
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+
+LIMIT_S = 60.0
+PEAK_GROWTH_BYTES = 3 << 30
+"""A few tensors of ``MAX_FILLED_BYTES`` each, in a request, its arrays, the graph and the response."""
+
+FEW = 300
+MANY = 20_000
+"""Examples of one run of one test."""
+
+
+def _load_strategies() -> Any:
+    spec = importlib.util.spec_from_file_location("fuzz_requests", HERE / "fuzz_requests.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+strategies = _load_strategies()
+
+
+class Child:
+    """The server process; a new one takes the place of one that died."""
+
+    def __init__(self, check_shapes: bool) -> None:
+        self._check_shapes = check_shapes
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: grpc.Channel | None = None
+
+    def start(self) -> None:
+        """Start a child unless one runs."""
+        if self._process is not None:
+            return
+        ours, theirs = socket.socketpair()
+        self._errors = tempfile.TemporaryFile()
+        arguments = [HERE / "fuzz_child.py", theirs.fileno(), self._check_shapes, MODELS, *NAMES]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, *map(str, arguments)], pass_fds=[theirs.fileno()], stderr=self._errors
+            )
+        self._connection = Connection(ours.detach())
+        self._port = self._receive()
+        self._peak_at_start: int | None = None
+
+    def ask(self, *item: object) -> tuple[int, str, bytes]:
+        """Return code, text and response; fail where the child dies, hangs or takes too much memory."""
+        self.start()
+        try:
+            self._connection.send(item)
+        except OSError as error:
+            self._fail(f"gone before the question: {error}")
+        code, text, response, peak = self._receive()
+        if self._peak_at_start is None:
+            self._peak_at_start = peak
+        if peak - self._peak_at_start > PEAK_GROWTH_BYTES:
+            self._fail(f"took {peak} bytes of memory, {self._peak_at_start} at the start")
+        return code, text, response
+
+    def ask_by_tcp(self, path: str, request: bytes) -> tuple[int, str, bytes]:
+        """Return code, text and response of a call over a socket."""
+        self.start()
+        assert self._process is not None
+        if self._channel is None:
+            options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+            self._channel = grpc.insecure_channel(f"127.0.0.1:{self._port}", options)
+        try:
+            return int(Code.OK), "", self._channel.unary_unary(path)(request, timeout=LIMIT_S)
+        except grpc.RpcError as error:
+            if self._process.poll() is not None or error.code() in (
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+            ):
+                self._fail(f"{error.code()} {error.details()}")
+            return int(error.code().value[0]), error.details(), b""
+
+    def close(self) -> None:
+        """End the child in good order.
+
+        Raises:
+            AssertionError: It did not end with status 0.
+        """
+        if self._process is None:
+            return
+        if self._channel is not None:
+            self._channel.close()
+        self._connection.send(None)
+        status = self._process.wait(LIMIT_S)
+        errors = self._last_words()
+        self._errors.close()
+        self._connection.close()
+        self._process = self._channel = None
+        assert status == 0, errors
+
+    def _receive(self) -> Any:
+        try:
+            if self._connection.poll(LIMIT_S):
+                return self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._fail(repr(error))
+        self._fail(f"no answer within {LIMIT_S} s")
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read()[-6000:].decode(errors="replace")
+
+    def _fail(self, what: str) -> None:
+        assert self._process is not None
+        try:
+            status: object = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            self._process.abort() if hasattr(self._process, "abort") else self._process.send_signal(6)
+            status = f"none, sent {self._process.wait(LIMIT_S)}"
+        words = self._last_words()
+        self._errors.close()
+        self._connection.close()
+        if self._channel is not None:
+            self._channel.close()
+        self._process = self._channel = None
+        pytest.fail(f"the server process: {what}; exit status {status}\n{words}", pytrace=False)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["checked", "unchecked"])
+def child(request: pytest.FixtureRequest) -> Iterator[Child]:
+    child = Child(request.param)
+    child.start()
+    yield child
+    child.close()
+
+
+@pytest.fixture(scope="module")
+def signatures(child: Child) -> Any:
+    """The signatures that the server itself states, by model and key."""
+    found = strategies.Signatures()
+    for name in NAMES:
+        request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name = name
+        code, text, response = child.ask("message", METADATA, request.SerializeToString(), True)
+        assert code == Code.OK, text
+        value = messages.GetModelMetadataResponse.FromString(response).metadata["signature_def"].value
+        found[name] = {
+            key: parse_signature(key, signature)
+            for key, signature in messages.SignatureDefMap.FromString(value).signature_def.items()
+            if key != "__saved_model_init_op"
+        }
+    return found
+
+
+def fuzz(times: int, strategy: SearchStrategy[Any], check: Callable[[Any], None]) -> None:
+    """Call *check* with *times* examples; the same ones every time where they are few."""
+    run = given(strategy)(check)
+    settings(
+        max_examples=times,
+        database=None,
+        deadline=None,
+        derandomize=times == FEW,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )(run)()
+
+
+def assert_is_answer(code: int, text: str, response: bytes, message: Any) -> None:
+    """Check what holds for every answer to every request."""
+    assert isinstance(text, str)
+    assert code in Code.__members__.values(), text
+    assert (code, text) != (Code.INTERNAL, "internal error")
+    if code == Code.OK:
+        message.FromString(response)
+
+
+how_many = pytest.mark.parametrize("times", [FEW, pytest.param(MANY, marks=pytest.mark.nightly)])
+
+
+@how_many
+def test_every_predict_message_gets_an_answer(
+    child: Child, signatures: Any, times: int
+) -> None:
+    def check(request: bytes) -> None:
+        answer = child.ask("message", PREDICT, request, True)
+        assert_is_answer(*answer, messages.PredictResponse)
+
+    fuzz(times, strategies.predict_requests(signatures), check)
+
+
+@how_many
+def test_a_predict_message_gets_the_same_kind_of_answer_over_tcp(
+    child: Child, signatures: Any, times: int
+) -> None:
+    def check(request: bytes) -> None:
+        code, text, response = child.ask_by_tcp(PREDICT, request)
+        assert_is_answer(code, text, response, messages.PredictResponse)
+
+    fuzz(times, strategies.predict_requests(signatures), check)
+
+
+@how_many
+def test_every_metadata_message_gets_an_answer(
+    child: Child, signatures: Any, times: int
+) -> None:
+    def check(request: bytes) -> None:
+        for ask in (lambda: child.ask("message", METADATA, request, True), lambda: child.ask_by_tcp(METADATA, request)):
+            assert_is_answer(*ask(), messages.GetModelMetadataResponse)
+
+    fuzz(times, strategies.metadata_requests(signatures), check)
+
+
+@how_many
+def test_every_value_of_a_python_caller_gets_an_answer(
+    child: Child, signatures: Any, times: int
+) -> None:
+    def check(source: str) -> None:
+        code, text, _ = child.ask("values", source)
+        assert code in Code.__members__.values(), text
+
+    fuzz(times, strategies.calls(signatures), check)

@@ -47,24 +47,32 @@ class VersionLabels:
                 was changed.
         """
         with self._assign_lock:
-            current = self._labels or {}
             for model, version_by_label in labels.items():
-                if version_by_label and not self._allowed:
-                    raise FailedPreconditionError(
-                        "Model version labels are not currently allowed by the server."
-                    )
-                for label, version in version_by_label.items():
-                    assigned = current.get(model, {}).get(label)
-                    if self._allow_unavailable and assigned in (None, version):
-                        continue
-                    if not self._is_available(ServableId(model, version)):
-                        raise FailedPreconditionError(
-                            f"Request to assign label to version {version} of model {model}, "
-                            "which is not currently available for inference"
-                        )
-            self._labels = MappingProxyType(
-                {model: MappingProxyType(dict(of_model)) for model, of_model in labels.items() if of_model}
-            )
+                self._check(model, version_by_label)
+            self._labels = _frozen(labels)
+
+    def assign_model(self, model: str, labels: Mapping[str, int]) -> None:
+        """Replace the labels of *model* alone, version by label; no other model's are looked at.
+
+        Raises:
+            FailedPreconditionError: As ``assign``.
+        """
+        with self._assign_lock:
+            self._check(model, labels)
+            self._labels = _frozen({**(self._labels or {}), model: labels})
+
+    def _check(self, model: str, labels: Mapping[str, int]) -> None:
+        if labels and not self._allowed:
+            raise FailedPreconditionError("Model version labels are not currently allowed by the server.")
+        current = self.of_model(model)
+        for label, version in labels.items():
+            if self._allow_unavailable and current.get(label) in (None, version):
+                continue
+            if not self._is_available(ServableId(model, version)):
+                raise FailedPreconditionError(
+                    f"Request to assign label to version {version} of model {model}, "
+                    "which is not currently available for inference"
+                )
 
     def version(self, model: str, label: str) -> int:
         """Return the version that *label* of *model* stands for, available or not.
@@ -88,3 +96,9 @@ class VersionLabels:
     def of_model(self, model: str) -> Mapping[str, int]:
         """Return the labels of *model*, version by label; empty if it has none."""
         return (self._labels or {}).get(model, {})
+
+
+def _frozen(labels: Mapping[str, Mapping[str, int]]) -> Mapping[str, Mapping[str, int]]:
+    return MappingProxyType(
+        {model: MappingProxyType(dict(of_model)) for model, of_model in labels.items() if of_model}
+    )

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from inserve.clock import Clock, SystemClock
@@ -78,6 +78,7 @@ class FileSystemSource:
         self._lock = threading.Lock()
         self._wanted = by_name(models)
         self._status = {name: MonitorStatus(model.base_path) for name, model in self._wanted.items()}
+        self._asked: set[str] | None = set()
         self._monitored: dict[str, _Monitored] = {}
         self._thread = PollThread("inserve-file-system-source", self._poll, self._clock)
 
@@ -124,14 +125,21 @@ class FileSystemSource:
             }
         self._thread.wake()
 
-    def refresh(self, timeout_s: float | None = None) -> None:
-        """Poll every model now; return after their lists were sent. A model's failure is in ``status``.
+    def refresh(self, timeout_s: float | None = None, names: Collection[str] | None = None) -> None:
+        """Poll the models called *names* now, every one if None; return after their lists were sent.
+
+        Lists of models removed before were sent by then, too. A model's failure is in ``status``.
 
         Raises:
             FailedPreconditionError: the source is not started, or this is called from its callback.
             CancelledError: it was stopped meanwhile.
             DeadlineExceededError: *timeout_s* seconds passed; the poll still takes place.
         """
+        with self._lock:
+            if names is None or self._asked is None:
+                self._asked = None
+            else:
+                self._asked.update(names)
         self._thread.wait_for(self._thread.ask(), timeout_s)
 
     def status(self) -> dict[str, MonitorStatus]:
@@ -140,16 +148,21 @@ class FileSystemSource:
             return dict(self._status)
 
     def _poll(self, asked: bool) -> float | None:
-        """Poll the models that are due, all of them when *asked*; return when the next one is due."""
+        """Poll the models that are due and those *asked* for; return when the next one is due."""
+        asked_names: set[str] | None = set()
+        if asked:
+            with self._lock:
+                asked_names, self._asked = self._asked, set()
         for name in self._take_update():
             self._un_aspire(name)
         for model in list(self._monitored.values()):
             started = self._clock.now()
             if self._thread.stopping:
                 break
-            if asked or (model.due is not None and model.due <= started):
+            is_asked_for = asked_names is None or model.config.name in asked_names
+            if is_asked_for or (model.due is not None and model.due <= started):
                 try:
-                    self._poll_model(model, asked, started)
+                    self._poll_model(model, is_asked_for, started)
                 except Exception as error:
                     _logger.exception("The poll of servable %s failed unexpectedly", model.config.name)
                     self._record(model.config, error=f"poll failed: {type(error).__name__}: {error}")

@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,8 +166,10 @@ class RemoteSource:
                 model.thread.start()
             model.thread.wake()
 
-    def refresh(self, timeout_s: float | None = None) -> None:
-        """Poll every model now; return after their versions were copied and their lists sent.
+    def refresh(self, timeout_s: float | None = None, names: Collection[str] | None = None) -> None:
+        """Poll the models called *names* now, every one if None.
+
+        Returns after their versions were copied and their lists sent.
 
         Raises:
             FailedPreconditionError: the source is not started, or this is called from its callback.
@@ -175,7 +177,11 @@ class RemoteSource:
             DeadlineExceededError: *timeout_s* seconds passed; polls and copies go on.
         """
         with self._lock:
-            models = [model for model in self._models.values() if model.config is not None]
+            models = [
+                model
+                for name, model in self._models.items()
+                if model.config is not None and (names is None or name in names)
+            ]
         asked = [(model, model.ask()) for model in models]
         deadline = None if timeout_s is None else self._clock.now() + timeout_s
         for model, request in asked:

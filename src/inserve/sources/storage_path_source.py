@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from inserve.clock import Clock, SystemClock
 from inserve.lifecycle.source import AspiredVersionsCallback
@@ -77,16 +77,18 @@ class StoragePathSource:
         self._remote.update(remote_models)
         self._local.update(local_models)
 
-    def refresh(self, timeout_s: float | None = None) -> None:
-        """Poll every model now, local ones first; return after their lists were sent.
+    def refresh(self, timeout_s: float | None = None, names: Collection[str] | None = None) -> None:
+        """Poll the models called *names* now, every one if None; return after their lists were sent.
+
+        Local ones come first.
 
         Raises:
             FailedPreconditionError, CancelledError, DeadlineExceededError: see ``FileSystemSource.refresh``.
         """
         deadline = None if timeout_s is None else self._clock.now() + timeout_s
-        self._local.refresh(timeout_s)
+        self._local.refresh(timeout_s, names)
         left = None if deadline is None else max(0.0, deadline - self._clock.now())
-        self._remote.refresh(left)
+        self._remote.refresh(left, names)
 
     def status(self) -> dict[str, MonitorStatus]:
         """Return how the last poll of each model went, by name."""
