@@ -34,7 +34,7 @@ def main() -> None:
         context = CallContext()
         content, typed = request_bytes(values, True), request_bytes(values, False)
         answer = predict_pb2.PredictResponse.FromString(handler(typed, context))
-        assert np.allclose(answer.outputs["y"].float_val, values / 2 + 2)
+        assert np.allclose(answer.outputs["y"].float_val, values / 2 + 3)
 
         def copy_twice() -> None:
             bytes(bytearray(typed))

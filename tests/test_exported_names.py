@@ -32,8 +32,10 @@ NAMES = [
     "UnavailableError",
     "UnimplementedError",
     "UnknownError",
+    "WarmupRecording",
     "__version__",
     "load",
+    "record_warmup",
 ]
 
 

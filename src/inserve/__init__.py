@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from inserve.server.model import Model, load
     from inserve.server.model_config import ModelConfig
     from inserve.server.model_server import Server
+    from inserve.server.record_warmup import WarmupRecording, record_warmup
     from inserve.sources.version_selection import All, Latest, Specific
 
 __all__ = [
@@ -65,8 +66,10 @@ __all__ = [
     "UnavailableError",
     "UnimplementedError",
     "UnknownError",
+    "WarmupRecording",
     "__version__",
     "load",
+    "record_warmup",
 ]
 
 _MODULE_BY_NAME = {
@@ -78,7 +81,9 @@ _MODULE_BY_NAME = {
     "Signature": "inserve.saved_model.signature",
     "Specific": "inserve.sources.version_selection",
     "TensorSpec": "inserve.saved_model.signature",
+    "WarmupRecording": "inserve.server.record_warmup",
     "load": "inserve.server.model",
+    "record_warmup": "inserve.server.record_warmup",
 }
 
 

@@ -5,11 +5,12 @@ usage: python fuzz_child.py FD CHECK_SHAPES MODELS NAME...
 FD is an inherited socket that speaks ``multiprocessing.connection``. The child sends the port of its
 gRPC server, then answers each item with ``(code, text, response, peak_bytes)``:
 
-- ``("message", path, request, may_block)``: what the gRPC method at *path* says, called directly;
+- ``("message", path, request)``: what the gRPC method at *path* says, called directly;
 - ``("values", source)``: what ``server.predict(*args, **kwargs)`` says, where the Python expression
   *source* has the value ``(args, kwargs)``.
 
-*code* is a canonical code, ``WOULD_BLOCK`` (-1) or ``DEFECT`` (-2), with the traceback as its text.
+*code* is a canonical code, ``DEFECT`` (-2) with the traceback as its text, or ``NO_VALUE`` (-3) where
+*source* has no value.
 """
 
 from __future__ import annotations
@@ -29,18 +30,17 @@ import ml_dtypes
 import numpy as np
 
 import inserve
-from inserve.errors import InserveError
+from inserve.errors import Code, InserveError
 from inserve.frontends.grpc_api.method import CallContext
-from inserve.handlers.placement import WouldBlock
 
-WOULD_BLOCK = -1
 DEFECT = -2
+NO_VALUE = -3
 
 _OK = 0
 _UNIT = 1 if sys.platform == "darwin" else 1024
 
 
-class Subclass(np.ndarray):  # type: ignore[type-arg]
+class Subclass(np.ndarray):
     """An array that is more than an array."""
 
 
@@ -48,7 +48,7 @@ def mapped(values: Any) -> Any:
     """Return *values* as an array that lies in a file."""
     values = np.asarray(values)
     with tempfile.TemporaryFile() as file:
-        copy = np.memmap(file, values.dtype, "w+", shape=values.shape)  # type: ignore[call-overload]
+        copy = np.memmap(file, values.dtype, "w+", shape=values.shape)
     copy[...] = values
     return copy
 
@@ -68,22 +68,26 @@ _NAMES = {
     "Subclass": Subclass,
     "mapped": mapped,
     "nested": nested,
+    "string_dtype": getattr(getattr(np, "dtypes", None), "StringDType", str)(),
 }
 
 
 def _answer(server: inserve.Server, item: tuple[Any, ...]) -> tuple[int, object, bytes]:
     try:
         if item[0] == "values":
-            arguments, options = eval(item[1], dict(_NAMES))
+            try:
+                arguments, options = eval(item[1], dict(_NAMES))
+            except (TypeError, ValueError, OverflowError, MemoryError) as error:
+                return NO_VALUE, repr(error), b""
             outputs = server.predict(*arguments, **options)
             bad = [alias for alias, value in outputs.items() if not isinstance(value, np.ndarray)]
             return (DEFECT, f"outputs that are no arrays: {bad}", b"") if bad else (_OK, "", b"")
-        _, path, request, may_block = item
-        response = server.grpc_methods[path](request, CallContext(may_block=may_block))
+        _, path, request = item
+        response = server.grpc_methods[path](request, CallContext())
     except InserveError as error:
         return int(error.code), error.message, b""
-    except WouldBlock:
-        return WOULD_BLOCK, "", b""
+    except MemoryError as error:
+        return int(Code.RESOURCE_EXHAUSTED), str(error), b""
     except BaseException:
         return DEFECT, traceback.format_exc(), b""
     return _OK, "", response

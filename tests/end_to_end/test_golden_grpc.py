@@ -1,4 +1,4 @@
-"""Recorded Predict and GetModelMetadata answers of the C++ server, asked again on every way in."""
+"""Recorded PredictionService answers of the C++ server, asked again on every way in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import inserve
 from inserve.frontends.grpc_api.grpc_server import TransportName
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-METHODS = ("Predict", "GetModelMetadata")
+METHODS = ("Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata")
+SERVERS = ("main", "tensor_content", "method_check")
 WAYS = ("native", "grpcio", "in-process")
 TRANSPORTS: dict[str, TransportName] = {"native": "native", "grpcio": "grpcio", "in-process": "auto"}
 
@@ -37,7 +38,7 @@ def _cases() -> list[dict[str, Any]]:
     return [
         case
         for case in cases
-        if case["server"] in ("main", "tensor_content")
+        if case["server"] in SERVERS
         and case["method"].startswith("/tensorflow.serving.PredictionService/")
         and case["method"].endswith(METHODS)
     ]
@@ -60,7 +61,7 @@ def channels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[st
     opened: dict[tuple[str, str], grpc.Channel] = {}
     servers = []
     try:
-        for name in ("main", "tensor_content"):
+        for name in SERVERS:
             for way in WAYS:  # a server for each: one model counts its calls
                 server = inserve.Server(
                     models=models,
@@ -68,6 +69,7 @@ def channels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[st
                     grpc_transport=TRANSPORTS[way],
                     check_shapes=False,
                     serialize_as_tensor_content=name == "tensor_content",
+                    enable_signature_method_name_check=name == "method_check",
                     allow_version_labels_for_unavailable_models=True,
                 )
                 server.start()

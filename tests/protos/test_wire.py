@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inserve.protos import messages
-from inserve.protos.wire import encode_length_delimited_header, encode_varint, read_varint
+from inserve.protos.wire import (
+    encode_length_delimited_header,
+    encode_varint,
+    length_delimited_fields,
+    read_varint,
+)
 
 
 @given(value=st.integers(0, 2**64 - 1))
@@ -34,3 +39,16 @@ def test_a_length_that_is_cut_is_refused() -> None:
 def test_a_header_is_tag_and_length() -> None:
     message = messages.TensorProto(float8_val=b"v" * 200)
     assert encode_length_delimited_header(18, 200) + b"v" * 200 == message.SerializeToString()
+
+
+def test_length_delimited_fields_are_found_between_others() -> None:
+    data = (
+        b"skipped" + b"\x08\x96\x01" + b"\x12\x02ab" + b"\x19" + bytes(8) + b"\x25" + bytes(4) + b"\x12\x00"
+    )
+    assert list(length_delimited_fields(data, 7, len(data))) == [(2, 12, 14), (2, 30, 30)]
+
+
+@pytest.mark.parametrize("data", [b"\x0b\x0c", b"\x0a\x05a"], ids=["group", "too long"])
+def test_a_message_that_cannot_be_stepped_through_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"wire type 3|ends at byte 7, the message at 3"):
+        list(length_delimited_fields(data, 0, len(data)))

@@ -91,3 +91,43 @@ def test_text_and_bytes_are_strings(value: Any) -> None:
 def test_a_resource_can_not_be_passed() -> None:
     with pytest.raises(InvalidArgumentError, match="resource, which no caller can pass"):
         array_from_value(1, spec(DataType.DT_RESOURCE))
+
+
+@pytest.mark.parametrize("value", [3, None, 1.5, b"ok".decode, [b"x"]])
+def test_an_object_array_holds_nothing_but_strings(value: object) -> None:
+    array = np.array([b"ok", None], np.object_)
+    array[1] = value
+    with pytest.raises(InvalidArgumentError, match=r"Input x takes strings \(str or bytes\), got "):
+        array_from_value(array, spec(DataType.DT_STRING))
+
+
+def test_an_object_array_of_bytes_is_used_as_it_is() -> None:
+    array = np.array([[b"a\0"], [b""]], np.object_)
+    assert array_from_value(array, spec(DataType.DT_STRING)) is array
+
+
+def test_text_becomes_utf_8_and_bytes_keep_their_nuls() -> None:
+    array = array_from_value(np.array(["b\u00fas", b"a\0"], np.object_), spec(DataType.DT_STRING))
+    assert array.tolist() == [b"b\xc3\xbas", b"a\0"]
+
+
+def test_text_that_utf_8_cannot_hold_is_refused() -> None:
+    with pytest.raises(
+        InvalidArgumentError, match="Input x takes text that UTF-8 can hold, got a lone surrogate at 1"
+    ):
+        array_from_value(["a\udcff"], spec(DataType.DT_STRING))
+
+
+@pytest.mark.parametrize("rank", [33, 64])
+def test_strings_may_have_as_many_dimensions_as_an_array(rank: int) -> None:
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        pytest.skip("this NumPy has arrays of at most 32 dimensions")
+    array = array_from_value(np.full((1,) * rank, "s", np.object_), spec(DataType.DT_STRING))
+    assert (array.shape, array.ravel().tolist()) == ((1,) * rank, [b"s"])
+
+
+def test_a_size_no_memory_holds_is_refused_before_any_value_is_read() -> None:
+    with pytest.raises(InvalidArgumentError, match="Input x has an impossible size"):
+        array_from_value(np.broadcast_to(np.int8(0), (2**62,)), spec(DataType.DT_INT32))
+    with pytest.raises(MemoryError):
+        array_from_value(np.broadcast_to(np.int8(0), (2**54,)), spec(DataType.DT_INT32))

@@ -21,6 +21,7 @@ def test_sizes_of_one_power_of_two_share_a_figure() -> None:
 def test_a_dearer_run_counts_at_once() -> None:
     cost = RunCost()
     cost.observe(8, 0.1)
+    cost.observe(8, 0.1)
     cost.observe(8, 0.9)
     assert cost.estimate_s(8) == 0.9
 
@@ -28,5 +29,13 @@ def test_a_dearer_run_counts_at_once() -> None:
 def test_cheaper_runs_bring_the_figure_down_slowly() -> None:
     cost = RunCost()
     cost.observe(8, 1.0)
+    cost.observe(8, 1.0)
     cost.observe(8, 0.0)
     assert cost.estimate_s(8) == pytest.approx(0.9)
+
+
+def test_the_second_figure_of_a_size_replaces_the_first() -> None:
+    cost = RunCost()
+    cost.observe(8, 1.0)
+    cost.observe(8, 0.25)
+    assert cost.estimate_s(8) == 0.25

@@ -27,6 +27,10 @@ def test_a_possible_shape_is_read_with_its_number_of_elements(dimensions: tuple[
     [
         ((2, -1), "dimension -1 is negative"),
         ((2**32, 2**31), "it has 9223372036854775808 elements, allowed at most 9223372036854775807"),
+        (
+            (2**32, 2**31, 0),
+            "its first 2 dimensions have 9223372036854775808 elements, allowed at most 9223372036854775807",
+        ),
         ((1,) * 255, "it has 255 dimensions, allowed at most 254"),
     ],
 )

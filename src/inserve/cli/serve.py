@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from inserve.server.model_server import Server
 
 __all__ = ["serve"]
+
+_MICROS_PER_S = 1e6
+
+_CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
+
+
+def _switch(name: str, default: bool, help: str) -> Callable[[_CommandT], _CommandT]:
+    """Return an option that is given as ``--name``, ``--name=true`` or ``--name=false``."""
+    return click.option(
+        name, type=click.BOOL, is_flag=False, flag_value="true", default=default, show_default=True, help=help
+    )
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -65,12 +76,71 @@ __all__ = ["serve"]
     show_default=True,
     help="How often to look for new versions; 0 once, negative never.",
 )
+@_switch("--check_complete", True, "Wait until the files of a version are complete and no longer change.")
+@click.option(
+    "--model_config_file_poll_wait_seconds",
+    type=int,
+    default=0,
+    show_default=True,
+    help="How often to apply --model_config_file if it has changed; 0 or less never.",
+)
+@_switch("--allow_remote_reload", False, "Let remote callers replace the models (HandleReloadConfigRequest).")
+@_switch(
+    "--allow_version_labels_for_unavailable_models",
+    True,
+    "Let a new label name a version that is not available yet.",
+)
+@click.option(
+    "--initial_wait",
+    type=click.Choice(["available", "settled"]),
+    default="available",
+    show_default=True,
+    help="When to open the ports. available: each model answers; none may be missing. settled, as TensorFlow "
+    "Serving: however long a model is missing, and no version found may still be loading.",
+)
 @click.option(
     "--num_load_threads",
     type=click.IntRange(0),
     default=2,
     show_default=True,
-    help="Versions that may load at once.",
+    help="Versions that may load at once; 0 is one. 4 per processor during the start.",
+)
+@click.option(
+    "--num_unload_threads",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Versions that may unload at once; 0 is one.",
+)
+@click.option(
+    "--max_num_load_retries",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="How often a failed load is repeated before the version has failed.",
+)
+@click.option(
+    "--load_retry_interval_micros",
+    type=int,
+    default=60_000_000,
+    show_default=True,
+    help="Pause before each of these repetitions; negative for none.",
+)
+@click.option(
+    "--reload_failed_after_seconds",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="Load a failed version that is still there anew after this, then after twice that, up to an hour; "
+    "0 never.",
+)
+@_switch("--enable_model_warmup", True, "Run each version before it is available, on its recorded requests.")
+@click.option(
+    "--num_request_iterations_for_warmup",
+    type=int,
+    default=0,
+    show_default=True,
+    help="How often each recorded request is run; 0 or less is once.",
 )
 @click.option(
     "--enable_serialization_as_tensor_content",
@@ -96,7 +166,18 @@ def serve(
     check_input_shapes: bool,
     saved_model_tags: str,
     file_system_poll_wait_seconds: int,
+    check_complete: bool,
+    model_config_file_poll_wait_seconds: int,
+    allow_remote_reload: bool,
+    allow_version_labels_for_unavailable_models: bool,
+    initial_wait: Literal["available", "settled"],
     num_load_threads: int,
+    num_unload_threads: int,
+    max_num_load_retries: int,
+    load_retry_interval_micros: int,
+    reload_failed_after_seconds: float,
+    enable_model_warmup: bool,
+    num_request_iterations_for_warmup: int,
     enable_serialization_as_tensor_content: bool,
     drain_seconds: float,
 ) -> None:
@@ -110,6 +191,8 @@ def serve(
     addresses = _addresses(host, port, grpc_socket_path)
     if not addresses:
         raise click.UsageError("expected a --port above 0 or --grpc_socket_path")
+
+    polls_config = model_config_file and model_config_file_poll_wait_seconds > 0
 
     _set_up_logging()
     from inserve.server.model_server import ModelsArgument, Server
@@ -127,7 +210,18 @@ def serve(
                 serialize_as_tensor_content=enable_serialization_as_tensor_content,
                 tags=[tag for tag in saved_model_tags.split(",") if tag],
                 poll_interval=None if file_system_poll_wait_seconds < 0 else file_system_poll_wait_seconds,
+                check_complete=check_complete,
+                config_poll_interval=model_config_file_poll_wait_seconds if polls_config else None,
+                allow_remote_reload=allow_remote_reload,
+                initial_wait=initial_wait,
                 num_load_threads=num_load_threads,
+                num_unload_threads=num_unload_threads,
+                max_num_load_retries=max_num_load_retries,
+                load_retry_interval=load_retry_interval_micros / _MICROS_PER_S,
+                reload_failed_after=reload_failed_after_seconds or None,
+                enable_model_warmup=enable_model_warmup,
+                num_request_iterations_for_warmup=max(1, num_request_iterations_for_warmup),
+                allow_version_labels_for_unavailable_models=allow_version_labels_for_unavailable_models,
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from error

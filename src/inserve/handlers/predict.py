@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from inserve.errors import InvalidArgumentError
@@ -15,25 +16,39 @@ from inserve.handlers.model_spec import DEFAULT_SIGNATURE_NAME, ModelSpec, Serva
 from inserve.handlers.predict_codec import (
     TensorSource,
     decode_predict_request,
+    encode_predict_request,
     encode_predict_response,
     to_array,
 )
+from inserve.handlers.request_tap import LogType, RequestTap
 from inserve.handlers.run_signature import run_signature
+from inserve.lifecycle.servable_handle import ServableHandle
 from inserve.saved_model.input_value import array_from_value
+from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.signature import TensorSpec
 
-__all__ = ["PredictHandler"]
+__all__ = ["PredictHandler", "decode_input"]
 
 
 class PredictHandler:
     """Answers Predict for the servables that *finder* finds; called on any thread, by many at once.
 
     *as_content* puts values of responses into ``tensor_content`` instead of typed fields.
+    *check_method_name* refuses signatures whose method name is not one of TensorFlow Serving's. *tap*
+    hears of requests that were answered.
     """
 
-    def __init__(self, finder: ServableFinder, as_content: bool = False) -> None:
+    def __init__(
+        self,
+        finder: ServableFinder,
+        as_content: bool = False,
+        check_method_name: bool = False,
+        tap: RequestTap | None = None,
+    ) -> None:
         self._find = finder.find
         self._as_content = as_content
+        self._check_method_name = check_method_name
+        self._tap = tap or RequestTap()
 
     def predict(
         self,
@@ -66,9 +81,14 @@ class PredictHandler:
                 output_filter,
                 timeout_s,
                 may_block,
+                self._check_method_name,
             )
+            if self._tap.listeners:
+                self._tell_of_arrays(handle, spec, inputs, output_filter, aliases, arrays)
         finally:
             handle.release()
+        if len(aliases) == 1:
+            return {aliases[0]: arrays[0]}
         return dict(zip(aliases, arrays, strict=True))
 
     def predict_message(self, request: bytes, timeout_s: float | None, may_block: bool) -> bytes:
@@ -85,17 +105,68 @@ class PredictHandler:
             name = handle.id.name
             signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME  # type: ignore[union-attr]
             aliases, arrays = run_signature(
-                handle.servable, signature_name, inputs, _decode, output_filter, timeout_s, may_block
+                handle.servable,
+                signature_name,
+                inputs,
+                decode_input,
+                output_filter,
+                timeout_s,
+                may_block,
+                self._check_method_name,
             )
         finally:
             handle.release()
-        return encode_predict_response(
+        response = encode_predict_response(
             zip(aliases, arrays, strict=True), name, version, signature_name, self._as_content
         )
+        if self._tap.listeners:
+            self._tap.tell(LogType.PREDICT, handle.id, lambda: request, lambda: response)
+        return response
+
+    def _tell_of_arrays(
+        self,
+        handle: ServableHandle[SavedModelServable],
+        spec: ModelSpec,
+        inputs: Mapping[str, Any],
+        output_filter: Sequence[str],
+        aliases: Sequence[str],
+        arrays: Sequence[NDArray[Any]],
+    ) -> None:
+        signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME
+        specs = handle.servable.signatures[signature_name].inputs
+
+        def request() -> bytes:
+            values = {alias: _as_sent(value, specs[alias]) for alias, value in inputs.items()}
+            return encode_predict_request(spec, values, output_filter)
+
+        def response() -> bytes:
+            outputs = zip(aliases, arrays, strict=True)
+            return encode_predict_response(
+                outputs, handle.id.name, handle.id.version, signature_name, self._as_content
+            )
+
+        self._tap.tell(LogType.PREDICT, handle.id, request, response)
 
 
-def _decode(source: TensorSource, spec: TensorSpec) -> NDArray[Any]:
+def decode_input(source: TensorSource, spec: TensorSpec) -> NDArray[Any]:
+    """Return the array of one input of a request.
+
+    Raises:
+        InvalidArgumentError: It is not a valid tensor.
+    """
     try:
         return to_array(source)
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"tensor parsing error: {spec.alias}") from error
+
+
+def _as_sent(value: Any, spec: TensorSpec) -> NDArray[Any]:
+    """Return *value* as a client would have sent it: strings are bytes."""
+    array = array_from_value(value, spec)
+    if array.dtype != np.object_:
+        return array
+    encoded = np.empty(array.shape, np.object_)
+    encoded.reshape(-1)[:] = [
+        item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()
+    ]
+    return encoded

@@ -35,6 +35,7 @@ from inserve.tensors.tensor_proto import (
     payload_is_valid,
     scan_tensor,
     tensor_from_message,
+    view_dtype,
 )
 
 __all__ = [
@@ -49,8 +50,8 @@ __all__ = [
     "to_array",
 ]
 
-TensorSource: TypeAlias = TensorParts | Message
-"""A tensor of a request that nobody has asked for yet; ``to_array`` reads it."""
+TensorSource: TypeAlias = TensorParts | Message | NDArray[Any]
+"""A tensor of a request; ``to_array`` reads it."""
 
 _SPEC = 0x0A
 _INPUTS = 0x12
@@ -89,8 +90,9 @@ class _Form(NamedTuple):
     literals: tuple[tuple[int, int, bytes], ...]
     """Where each stretch outside the values starts and stops, and what stands there."""
     spec: ModelSpec | None
-    inputs: tuple[tuple[str, bool, TensorParts], ...]
-    """Name, whether the payload may be invalid even at this length, and the parts without data."""
+    inputs: tuple[tuple[str, np.dtype[Any] | None, bool, TensorParts], ...]
+    """Name, the dtype if the payload is the memory of the array, whether the payload may be invalid
+    even at this length, and the parts without data."""
     output_filter: tuple[str, ...]
 
 
@@ -110,6 +112,8 @@ def to_array(source: TensorSource) -> NDArray[Any]:
     Raises:
         InvalidArgumentError: See ``inserve.tensors.tensor_proto.decode_tensor``.
     """
+    if isinstance(source, np.ndarray):
+        return source
     return array_from_parts(source) if isinstance(source, TensorParts) else tensor_from_message(source)
 
 
@@ -141,8 +145,11 @@ def _read_by_form(form: _Form, data: bytes) -> PredictCall | None:
     for start, stop, literal in form.literals:
         if data[start:stop] != literal:
             return None
-    inputs = {}
-    for alias, needs_check, (data_type, shape, field, _, start, stop) in form.inputs:
+    inputs: dict[str, TensorSource] = {}
+    for alias, dtype, needs_check, (data_type, shape, field, _, start, stop) in form.inputs:
+        if dtype is not None:
+            inputs[alias] = np.ndarray(shape.dimensions, dtype, data, start)
+            continue
         if needs_check and not payload_is_valid(field, data, start, stop):
             return None
         inputs[alias] = _new(TensorParts, (data_type, shape, field, data, start, stop))
@@ -173,7 +180,7 @@ def _form_of(
         if start < stop
     )
     blank = tuple(
-        (alias, not every_payload_is_valid(parts.field), parts._replace(data=b""))
+        (alias, view_dtype(parts), not every_payload_is_valid(parts.field), parts._replace(data=b""))
         for alias, parts in inputs.items()
     )
     return _Form(literals, spec, blank, output_filter)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from numpy.typing import NDArray
 
-from inserve.errors import FailedPreconditionError
+from inserve.errors import FailedPreconditionError, InternalError
 from inserve.handlers.placement import WouldBlock
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.signature import TensorSpec
@@ -16,12 +16,15 @@ __all__ = ["SignatureResult", "run_signature"]
 
 Source = TypeVar("Source")
 
+_METHOD_NAMES = (
+    "tensorflow/serving/predict",
+    "tensorflow/serving/classify",
+    "tensorflow/serving/regress",
+)
 
-class SignatureResult(NamedTuple):
-    """Outputs of one run; ``arrays[i]`` is the output named ``aliases[i]``."""
 
-    aliases: tuple[str, ...]
-    arrays: list[NDArray[Any]]
+SignatureResult: TypeAlias = tuple[tuple[str, ...], list[NDArray[Any]]]
+"""The aliases of the outputs of one run, and their arrays in the same order."""
 
 
 def run_signature(
@@ -32,24 +35,35 @@ def run_signature(
     output_filter: Sequence[str] = (),
     timeout_s: float | None = None,
     may_block: bool = True,
+    check_method_name: bool = False,
 ) -> SignatureResult:
     """Run signature *signature_name* of *servable* on *inputs*, by alias, and return its outputs.
 
-    The checks stand in TensorFlow Serving's order (``predict_util.cc``): signature, names, values
-    (*to_array*), outputs, dtypes, shapes.
+    The checks stand in TensorFlow Serving's order (``predict_util.cc``): signature, its method name
+    (with *check_method_name*), names, values (*to_array*), outputs, dtypes, shapes.
 
     Raises:
         FailedPreconditionError: The model has no such signature.
+        InternalError: The method name of the signature is not one of TensorFlow Serving's.
         InvalidArgumentError: The inputs or the filter do not fit the signature.
         WouldBlock: The run is not known to be short, and not *may_block*.
         InserveError: What TensorFlow said.
     """
-    signature = servable.signatures.get(signature_name)
-    if signature is None:
-        raise FailedPreconditionError(f'Serving signature key "{signature_name}" not found.')
-    arrays = signature.bind(inputs, to_array)
-    run = servable.signature_run(signature, output_filter)
-    signature.check(arrays, servable.check_shapes)
+    run = None if check_method_name else servable.prepared_run(signature_name, output_filter)
+    if run is not None and run.signature is not None:
+        arrays = run.signature.bind_checked(inputs, to_array, servable.check_shapes)
+    else:
+        signature = servable.signatures.get(signature_name)
+        if signature is None:
+            raise FailedPreconditionError(f'Serving signature key "{signature_name}" not found.')
+        if check_method_name and signature.method_name not in _METHOD_NAMES:
+            raise InternalError(
+                "Expected prediction signature method_name to be one of "
+                f"{{{', '.join(_METHOD_NAMES)}}}. Was: {signature.method_name}"
+            )
+        arrays = signature.bind(inputs, to_array)
+        run = servable.signature_run(signature, output_filter)
+        signature.check(arrays, servable.check_shapes)
     if not may_block and not run.is_short(arrays):
         raise WouldBlock
-    return SignatureResult(run.output_aliases, run.run(arrays, timeout_s))
+    return run.output_aliases, run.run(arrays, timeout_s)

@@ -141,6 +141,16 @@ class AspiredVersionsManager(ServingMap):
             self._pending_lists[name] = list(versions)
         self._wake.set()
 
+    def is_aspired(self, name: str) -> bool:
+        """Return whether a version of *name* is aspired to, or will be by a list not looked at yet.
+
+        Any thread may call. When it is not, no loader of an earlier list will be taken for a later one.
+        """
+        with self._lists_lock:
+            if self._pending_lists.get(name):
+                return True
+        return any(harness.is_aspired for harness in list(self._basic.managed.get(name, {}).values()))
+
     def retry_failed(self, name: str, version: int | None = None) -> list[ServableId]:
         """Have failed versions of *name* loaded anew: *version*, or all that are aspired to.
 

@@ -93,6 +93,15 @@ class VersionLabels:
             raise InvalidArgumentError(f"Unrecognized servable version label: {label}")
         return version
 
+    def of_all(self) -> Mapping[str, Mapping[str, int]] | None:
+        """Return all labels, None before any were assigned; not changed by what comes later."""
+        return self._labels
+
+    def restore(self, labels: Mapping[str, Mapping[str, int]] | None) -> None:
+        """Make the labels what ``of_all`` returned, unchecked."""
+        with self._assign_lock:
+            self._labels = labels
+
     def of_model(self, model: str) -> Mapping[str, int]:
         """Return the labels of *model*, version by label; empty if it has none."""
         return (self._labels or {}).get(model, {})

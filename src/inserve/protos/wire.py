@@ -5,11 +5,20 @@ Source: the encoding chapter of the Protocol Buffers documentation.
 
 from __future__ import annotations
 
-__all__ = ["LENGTH_DELIMITED", "encode_length_delimited_header", "encode_varint", "read_varint"]
+from collections.abc import Iterator
+
+__all__ = [
+    "LENGTH_DELIMITED",
+    "encode_length_delimited_header",
+    "encode_varint",
+    "length_delimited_fields",
+    "read_varint",
+]
 
 LENGTH_DELIMITED = 2
 """Wire type of bytes, strings, messages and packed repeated fields."""
 
+_VARINT, _FIXED64, _FIXED32 = 0, 1, 5
 _MAX_LENGTH = 2**31 - 1
 _ONE_BYTE = [bytes([value]) for value in range(0x80)]
 
@@ -48,3 +57,34 @@ def read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
                 break
             return value, position
     raise ValueError(f"no length within 2**31 - 1 ends before byte {position}")
+
+
+def length_delimited_fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Yield number, start and end of each length-delimited field of the message in ``data[start:stop]``.
+
+    Numbers of other kinds are stepped over.
+
+    Raises:
+        ValueError: The message has a group, or a field reaches beyond *stop*.
+        IndexError: *data* ends inside a field.
+    """
+    position = start
+    while position < stop:
+        tag, position = read_varint(data, position)
+        wire_type = tag & 7
+        if wire_type == LENGTH_DELIMITED:
+            length, position = read_varint(data, position)
+            yield tag >> 3, position, position + length
+            position += length
+        elif wire_type == _VARINT:
+            while data[position] & 0x80:
+                position += 1
+            position += 1
+        elif wire_type == _FIXED64:
+            position += 8
+        elif wire_type == _FIXED32:
+            position += 4
+        else:
+            raise ValueError(f"field {tag >> 3} has wire type {wire_type}, which no message here has")
+    if position != stop:
+        raise ValueError(f"a field ends at byte {position}, the message at {stop}")

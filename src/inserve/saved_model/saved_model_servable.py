@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -23,22 +23,44 @@ _DEADLINE_MARGIN = 10.0
 """A run whose deadline is further away than this many times its cost needs no timer."""
 
 
+_UNTIMED_RUNS = 7
+"""How many short runs follow a timed one before the next is timed."""
+
+_CALLING_THREAD = Executor.CALLING_THREAD
+_POOL = Executor.POOL
+
+
 class SignatureRun:
     """One signature with one choice of outputs, ready to run.
 
-    *output_aliases* name the arrays that ``run`` returns, in order.
+    *output_aliases* name the arrays that ``run`` returns, in order. The first run of it tells nothing
+    of its cost: TensorFlow prunes the graph and builds the executor for these feeds and fetches.
     """
 
-    __slots__ = ("_cost", "_runner", "output_aliases")
+    __slots__ = ("_cost", "_estimate", "_observe", "_run", "_untimed_runs", "output_aliases", "signature")
 
-    def __init__(self, runner: Runner, output_aliases: tuple[str, ...], cost: RunCost) -> None:
-        self._runner = runner
+    def __init__(
+        self,
+        runner: Runner,
+        output_aliases: tuple[str, ...],
+        cost: RunCost,
+        signature: Signature | None = None,
+    ) -> None:
+        self.signature = signature
+        """The signature that ``run`` runs; None for a run of tensors by name."""
+        self._run = runner.run
         self._cost = cost
+        self._estimate = cost.estimate_s
+        self._untimed_runs = 0
+        self._observe: Callable[[int, float], None] = self._pass_over_first_run
         self.output_aliases = output_aliases
 
     def is_short(self, arrays: Sequence[NDArray[Any]]) -> bool:
         """Return whether runs with inputs of this size are known to be short."""
-        seconds = self._cost.estimate_s(sum(array.nbytes for array in arrays))
+        size = 0
+        for array in arrays:
+            size += array.nbytes
+        seconds = self._estimate(size)
         return seconds is not None and seconds <= SHORT_RUN_S
 
     def run(self, arrays: Sequence[NDArray[Any]], timeout_s: float | None = None) -> list[NDArray[Any]]:
@@ -53,19 +75,31 @@ class SignatureRun:
         size = 0
         for array in arrays:
             size += array.nbytes
-        seconds = self._cost.estimate_s(size)
-        inline = (
+        seconds = self._estimate(size)
+        if (
             seconds is not None
             and seconds <= SHORT_RUN_S
             and (timeout_s is None or timeout_s > _DEADLINE_MARGIN * seconds)
-        )
-        started = perf_counter()
-        if inline:
-            outputs = self._runner.run(arrays, None, Executor.CALLING_THREAD)
+        ):
+            if self._untimed_runs:
+                self._untimed_runs -= 1
+                return self._run(arrays, None, _CALLING_THREAD)
+            self._untimed_runs = _UNTIMED_RUNS
+            started = perf_counter()
+            outputs = self._run(arrays, None, _CALLING_THREAD)
         else:
-            outputs = self._runner.run(arrays, timeout_s, Executor.POOL)
-        self._cost.observe(size, perf_counter() - started)
+            started = perf_counter()
+            outputs = self._run(arrays, timeout_s, _POOL)
+        self._observe(size, perf_counter() - started)
         return outputs
+
+    def settle_cost(self, arrays: Sequence[NDArray[Any]], seconds: float) -> None:
+        """Take *seconds* for what a run with inputs of this size takes, whatever was seen before."""
+        self._cost.settle(sum(array.nbytes for array in arrays), seconds)
+
+    def _pass_over_first_run(self, input_bytes: int, seconds: float) -> None:
+        del input_bytes, seconds
+        self._observe = self._cost.observe
 
 
 class SavedModelServable:
@@ -80,12 +114,22 @@ class SavedModelServable:
         self.signature_def_map: bytes = meta_graph.signature_def_map
         """Serialized ``tensorflow.serving.SignatureDefMap`` with every signature, complete."""
         self.check_shapes = check_shapes or meta_graph.needs_checked_shapes
+        self.is_fragile = meta_graph.needs_checked_shapes
+        """Whether the graph has operations that end the process over some inputs of a wrong shape."""
         self._model = model
         self._runs: dict[tuple[str, tuple[str, ...]], SignatureRun] = {}
+        self._runs_of_all_outputs: dict[str, SignatureRun] = {}
+        self._tensor_runs: dict[tuple[tuple[str, ...], tuple[str, ...]], SignatureRun] = {}
         self._costs = {key: RunCost() for key in self.signatures}
 
     def __repr__(self) -> str:
         return f"<SavedModelServable signatures: {', '.join(sorted(self.signatures))}>"
+
+    def prepared_run(self, signature_key: str, output_filter: Sequence[str]) -> SignatureRun | None:
+        """Return what ``signature_run`` has prepared for these, None if that was not called or kept."""
+        if not output_filter:
+            return self._runs_of_all_outputs.get(signature_key)
+        return self._runs.get((signature_key, tuple(output_filter)))
 
     def signature_run(self, signature: Signature, output_filter: Sequence[str]) -> SignatureRun:
         """Return *signature* prepared for the outputs that *output_filter* names (all if empty).
@@ -102,9 +146,28 @@ class SavedModelServable:
                 [(spec.tensor_name, DataType(spec.data_type)) for spec in signature.inputs.values()],
                 [signature.outputs[alias].tensor_name for alias in aliases],
             )
-            run = SignatureRun(runner, aliases, self._costs[signature.key])
+            run = SignatureRun(runner, aliases, self._costs[signature.key], signature)
+            if not output_filter:
+                self._runs_of_all_outputs[signature.key] = run
             if len(self._runs) < _MAX_OUTPUT_CHOICES * len(self.signatures):
                 self._runs[key] = run
+        return run
+
+    def tensor_run(self, string_feeds: tuple[str, ...], fetches: tuple[str, ...]) -> SignatureRun:
+        """Return a run that is fed strings and fetches tensors, all by their names in the graph.
+
+        Its ``output_aliases`` are *fetches*; its cost is its own.
+
+        Raises:
+            InserveError: The graph lacks one of the tensors.
+        """
+        key = (string_feeds, fetches)
+        run = self._tensor_runs.get(key)
+        if run is None:
+            feeds = [(name, DataType.DT_STRING) for name in string_feeds]
+            run = SignatureRun(self._model.session.runner(feeds, fetches), fetches, RunCost())
+            if len(self._tensor_runs) < _MAX_OUTPUT_CHOICES:
+                self._tensor_runs[key] = run
         return run
 
     def close(self) -> None:

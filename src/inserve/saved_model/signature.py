@@ -8,14 +8,14 @@ any shape to the kernels and some kernels end the process over it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from inserve.errors import InvalidArgumentError
 from inserve.protos import messages
-from inserve.tensors.dtypes import DataType, ElementType, data_type_name, element_type_of, find_element_type
+from inserve.tensors.dtypes import DataType, data_type_name, element_type_of, find_element_type
 from inserve.tensors.tensor_proto import HandleTensorError, tensor_from_message
 
 __all__ = ["Signature", "TensorSpec", "parse_signature"]
@@ -35,17 +35,12 @@ class TensorSpec:
     """The ``DataType`` number as the signature states it."""
     shape: tuple[int | None, ...] | None
     """None for a dimension of any size; None as a whole for a shape of any rank."""
+    dtype: Any = field(init=False, repr=False, compare=False)
+    """The NumPy dtype of its arrays, ``object`` for strings; None where no array can hold it."""
 
-    @property
-    def element(self) -> ElementType | None:
-        """What one element is; None for types that no array can have (resource, variant)."""
-        return find_element_type(self.data_type)
-
-    @property
-    def dtype(self) -> Any:
-        """The NumPy dtype of its arrays (``object`` for strings), or None where there is none."""
-        element = self.element
-        return None if element is None else element.numpy
+    def __post_init__(self) -> None:
+        element = find_element_type(self.data_type)
+        object.__setattr__(self, "dtype", None if element is None else element.numpy)
 
     def type_name(self) -> str:
         """Return TensorFlow's text name of the element type."""
@@ -92,16 +87,8 @@ class Signature:
         self.defaults: Mapping[str, NDArray[Any]] = dict(defaults or {})
         self.output_aliases = tuple(self.outputs)
         self._feeds = tuple(self.inputs.items())
-        self._dtypes = tuple(spec.dtype for spec in self.inputs.values())
-        self._fixed_axes = tuple(
-            None
-            if spec.shape is None
-            else (
-                len(spec.shape),
-                tuple((axis, size) for axis, size in enumerate(spec.shape) if size is not None),
-            )
-            for spec in self.inputs.values()
-        )
+        self._checks = tuple(_checks_of(spec) for spec in self.inputs.values())
+        self._plan = tuple((alias, spec, *_checks_of(spec)) for alias, spec in self._feeds)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{a}: {s.type_name()}{s.shape_text()}" for a, s in self.inputs.items())
@@ -122,7 +109,7 @@ class Signature:
         feeds = self._feeds
         if len(inputs) != len(feeds) and (len(inputs) > len(feeds) or not self.defaults):
             raise self._wrong_input_count(inputs)
-        arrays = []
+        arrays: list[NDArray[Any]] = []
         used = 0
         for alias, spec in feeds:
             if alias in inputs:
@@ -131,15 +118,8 @@ class Signature:
                 except HandleTensorError as error:
                     raise _handle_fed(len(arrays), spec, error.data_type) from None
                 used += 1
-            elif alias in self.defaults:
-                arrays.append(self.defaults[alias])
             else:
-                raise InvalidArgumentError(
-                    f"Signature input alias: {alias}(feed name: {spec.tensor_name}) not found in "
-                    f"request and no default value provided. Inputs expected to be in the request "
-                    f"{{{','.join(sorted(inputs))}}}, or default input alias set: "
-                    f"{','.join(sorted(self.defaults))}"
-                )
+                arrays.append(self._default(spec, inputs))
         if used != len(inputs):
             known = sorted(alias for alias in self.inputs if alias in inputs)
             raise InvalidArgumentError(
@@ -147,6 +127,55 @@ class Signature:
                 f"request input: {','.join(sorted(inputs))}"
             )
         return arrays
+
+    def bind_checked(
+        self,
+        inputs: Mapping[str, Source],
+        to_array: Callable[[Source, TensorSpec], NDArray[Any]],
+        check_shapes: bool,
+    ) -> list[NDArray[Any]]:
+        """Return what ``bind`` returns, after ``check``; in one pass where nothing is amiss.
+
+        Raises:
+            InvalidArgumentError: As ``bind`` and ``check``.
+        """
+        arrays = []
+        if len(inputs) == len(self._plan):
+            try:
+                for alias, spec, dtype, rank, fixed in self._plan:
+                    array = to_array(inputs[alias], spec)
+                    if array.dtype is not dtype and array.dtype != dtype:
+                        break
+                    if check_shapes and rank is not None:
+                        shape = array.shape
+                        if len(shape) != rank:
+                            break
+                        for axis, size in fixed:
+                            if shape[axis] != size:
+                                break
+                        else:
+                            arrays.append(array)
+                            continue
+                        break
+                    arrays.append(array)
+                else:
+                    return arrays
+            except (KeyError, HandleTensorError):
+                pass  # the full way says what is amiss
+        arrays = self.bind(inputs, to_array)
+        self.check(arrays, check_shapes)
+        return arrays
+
+    def _default(self, spec: TensorSpec, inputs: Mapping[str, Any]) -> NDArray[Any]:
+        try:
+            return self.defaults[spec.alias]
+        except KeyError:
+            raise InvalidArgumentError(
+                f"Signature input alias: {spec.alias}(feed name: {spec.tensor_name}) not found in "
+                f"request and no default value provided. Inputs expected to be in the request "
+                f"{{{','.join(sorted(inputs))}}}, or default input alias set: "
+                f"{','.join(sorted(self.defaults))}"
+            ) from None
 
     def _wrong_input_count(self, inputs: Mapping[str, Any]) -> InvalidArgumentError:
         sent, known = set(inputs), set(self.inputs)
@@ -184,33 +213,47 @@ class Signature:
             InvalidArgumentError: A dtype differs (text of TensorFlow's own check), or, with
                 *check_shapes*, a rank or a stated dimension.
         """
-        for index, (array, dtype) in enumerate(zip(arrays, self._dtypes, strict=True)):
+        for array, (dtype, rank, fixed) in zip(arrays, self._checks, strict=True):
             if array.dtype is not dtype and array.dtype != dtype:
-                raise self._wrong_dtype(index, array)
-        if not check_shapes:
-            return
-        for index, (array, fixed) in enumerate(zip(arrays, self._fixed_axes, strict=True)):
-            if fixed is None:
-                continue
-            rank, axes = fixed
-            shape = array.shape
-            if len(shape) != rank:
-                raise self._wrong_shape(index, array)
-            for axis, size in axes:
-                if shape[axis] != size:
-                    raise self._wrong_shape(index, array)
+                raise self._wrong_dtype(arrays)
+            if check_shapes and rank is not None:
+                shape = array.shape
+                if len(shape) != rank:
+                    raise self._wrong_shape(arrays)
+                for axis, size in fixed:
+                    if shape[axis] != size:
+                        raise self._wrong_shape(arrays)
 
-    def _wrong_dtype(self, index: int, array: NDArray[Any]) -> InvalidArgumentError:
-        _, spec = self._feeds[index]
+    def _wrong_dtype(self, arrays: Sequence[NDArray[Any]]) -> InvalidArgumentError:
+        index, spec, array = next(
+            (index, spec, array)
+            for index, (spec, array) in enumerate(zip(self.inputs.values(), arrays, strict=True))
+            if array.dtype != spec.dtype
+        )
         came = element_type_of(array.dtype).name
         return InvalidArgumentError(f"Expects arg[{index}] to be {spec.type_name()} but {came} is provided")
 
-    def _wrong_shape(self, index: int, array: NDArray[Any]) -> InvalidArgumentError:
-        alias, spec = self._feeds[index]
+    def _wrong_shape(self, arrays: Sequence[NDArray[Any]]) -> InvalidArgumentError:
+        spec, array = next(
+            (spec, array)
+            for spec, array in zip(self.inputs.values(), arrays, strict=True)
+            if not spec.accepts_shape(array.shape)
+        )
         came = ",".join(map(str, array.shape))
         return InvalidArgumentError(
-            f"Input {alias} of signature {self.key} must have shape {spec.shape_text()}, got [{came}]"
+            f"Input {spec.alias} of signature {self.key} must have shape {spec.shape_text()}, got [{came}]"
         )
+
+
+def _checks_of(spec: TensorSpec) -> tuple[Any, int | None, tuple[tuple[int, int], ...]]:
+    """Return the dtype, the rank (None for any) and the stated sizes by axis."""
+    if spec.shape is None:
+        return spec.dtype, None, ()
+    return (
+        spec.dtype,
+        len(spec.shape),
+        tuple((axis, size) for axis, size in enumerate(spec.shape) if size is not None),
+    )
 
 
 def _handle_fed(index: int, spec: TensorSpec, data_type: int) -> InvalidArgumentError:

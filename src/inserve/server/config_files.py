@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TypeVar
 
 from google.protobuf import text_format
@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from inserve.errors import (
     Code,
+    FailedPreconditionError,
     InserveError,
     InvalidArgumentError,
     NotFoundError,
@@ -26,7 +27,7 @@ from inserve.errors import (
 )
 from inserve.protos import messages
 from inserve.protos.pool import descriptor_pool
-from inserve.server.model_config import ModelConfig
+from inserve.server.model_config import ModelConfig, check_transition
 from inserve.sources.base_path import is_uri
 from inserve.sources.version_selection import All, Latest, Specific, VersionPolicy
 
@@ -112,29 +113,44 @@ def parse_text_proto(text: str, message_type: type[_MessageT], *, source: str) -
 
 
 def read_model_configs(
-    path: str | os.PathLike[str], *, platforms: Collection[str] = _DEFAULT_PLATFORMS
+    path: str | os.PathLike[str],
+    *,
+    platforms: Collection[str] = _DEFAULT_PLATFORMS,
+    current: Iterable[ModelConfig] = (),
 ) -> list[ModelConfig]:
     """Return the models that the ``ModelServerConfig`` text file *path* lists.
 
     Raises what ``read_text_proto`` and ``model_configs`` raise.
     """
-    return model_configs(read_text_proto(path, messages.ModelServerConfig), platforms=platforms)
+    config = read_text_proto(path, messages.ModelServerConfig)
+    return model_configs(config, platforms=platforms, current=current)
 
 
 def model_configs(
-    config: messages.ModelServerConfig, *, platforms: Collection[str] = _DEFAULT_PLATFORMS
+    config: messages.ModelServerConfig,
+    *,
+    platforms: Collection[str] = _DEFAULT_PLATFORMS,
+    current: Iterable[ModelConfig] = (),
 ) -> list[ModelConfig]:
     """Return the models of *config*, in its order; none when neither member of its ``oneof`` is set.
 
-    *platforms* are the supported ones.
+    *platforms* are the supported ones. *current* are the models that these will replace.
 
     Raises:
         InvalidArgumentError: a name comes twice or is empty, a base path is relative, platform and type are
-            both or neither set or unsupported, or request logging is asked for.
+            both or neither set or unsupported, the platform of a current model would change, or request
+            logging is asked for.
+        FailedPreconditionError: there are current models, and neither member is set.
         UnimplementedError: *config* is a custom one.
     """
+    current = list(current)
     if config.WhichOneof("config") == "custom_model_config":
         raise UnimplementedError("ModelServer does not yet support custom model config.")
+    if current and config.WhichOneof("config") is None:
+        raise FailedPreconditionError(
+            "Cannot transition to requested config. It is only legal to transition from one "
+            "ModelConfigList to another."
+        )
     models = list(config.model_config_list.config)
     names: set[str] = set()
     for model in models:
@@ -147,15 +163,20 @@ def model_configs(
                 f"Expected model {model.name} to have an absolute path or URI; "
                 f"got base_path()={model.base_path}"
             )
-    return [_model_config(model, platforms) for model in models]
-
-
-def _model_config(model: messages.ModelConfig, platforms: Collection[str]) -> ModelConfig:
-    platform = _platform(model)
-    if platform not in platforms:
-        raise InvalidArgumentError(f"Model {model.name} requests unsupported platform {platform}")
-    if model.HasField("logging_config"):
+    configs = [_model_config(model) for model in models]
+    check_transition(current, configs)
+    for model_config in configs:
+        if model_config.platform not in platforms:
+            raise InvalidArgumentError(
+                f"Model {model_config.name} requests unsupported platform {model_config.platform}"
+            )
+    if any(model.HasField("logging_config") for model in models):
         raise InvalidArgumentError("No request-logger-creator provided.")
+    return configs
+
+
+def _model_config(model: messages.ModelConfig) -> ModelConfig:
+    platform = _platform(model)
     try:
         return ModelConfig(
             model.name,

@@ -19,12 +19,20 @@ from inserve.frontends.grpc_api.inprocess_aio_channel import InprocessAioChannel
 from inserve.frontends.grpc_api.inprocess_channel import InprocessChannel
 from inserve.frontends.grpc_api.inprocess_target import InprocessTarget
 from inserve.frontends.grpc_api.method import MethodTable
+from inserve.frontends.grpc_api.model_service import model_service_methods
 from inserve.frontends.grpc_api.prediction_service import prediction_service_methods
 from inserve.frontends.grpc_api.transport import TransportOptions
+from inserve.handlers.classify import ClassifyHandler
 from inserve.handlers.model_metadata import ModelMetadataHandler
 from inserve.handlers.model_spec import ModelSpec, ServableFinder
+from inserve.handlers.model_status import ModelStatusHandler
+from inserve.handlers.multi_inference import MultiInferenceHandler
 from inserve.handlers.placement import WouldBlock
 from inserve.handlers.predict import PredictHandler
+from inserve.handlers.prediction_log import prediction_log_replay
+from inserve.handlers.regress import RegressHandler
+from inserve.handlers.reload_config import ReloadConfigHandler
+from inserve.handlers.request_tap import RequestTap
 from inserve.lifecycle.aspired_versions_manager import AspiredVersionsManager, AspiredVersionsManagerOptions
 from inserve.lifecycle.event_bus import EventBus
 from inserve.lifecycle.loader_harness import RetryPolicy
@@ -32,12 +40,14 @@ from inserve.lifecycle.servable_state import ServableState
 from inserve.lifecycle.servable_state_monitor import ServableStateMonitor
 from inserve.lifecycle.source import ServableData
 from inserve.lifecycle.version_labels import VersionLabels
+from inserve.protos import messages
 from inserve.resources.tracker import ResourceTracker
 from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions
-from inserve.server.config_files import read_model_configs
+from inserve.server.config_file_poller import ConfigFilePoller, file_fingerprint
+from inserve.server.config_files import model_configs, read_model_configs
 from inserve.server.model_config import ModelConfig
 from inserve.server.models import Models
-from inserve.server.options import ServerOptions, addresses
+from inserve.server.options import InitialWait, ServerOptions, addresses, initial_load_threads
 from inserve.sources.storage_path_source import StoragePathSource
 from inserve.tensorflow_c.load_saved_model import load_saved_model
 
@@ -75,11 +85,19 @@ class Server:
         max_queued: int = ServerOptions.max_queued,
         check_shapes: bool = True,
         serialize_as_tensor_content: bool = False,
+        enable_signature_method_name_check: bool = False,
         tags: Sequence[str] = ("serve",),
         session_config: bytes = b"",
+        enable_model_warmup: bool = True,
+        num_request_iterations_for_warmup: int = 1,
+        generate_warmup: bool = True,
         poll_interval: float | None = 1.0,
         check_complete: bool = True,
+        config_poll_interval: float | None = None,
+        allow_remote_reload: bool = False,
+        initial_wait: InitialWait = "available",
         num_load_threads: int = 2,
+        num_unload_threads: int = 1,
         max_num_load_retries: int = 0,
         load_retry_interval: float = 60.0,
         reload_failed_after: float | None = 30.0,
@@ -93,11 +111,19 @@ class Server:
             max_queued=max_queued,
             check_shapes=check_shapes,
             serialize_as_tensor_content=serialize_as_tensor_content,
+            enable_signature_method_name_check=enable_signature_method_name_check,
             tags=tuple(tags),
             session_config=session_config,
+            enable_model_warmup=enable_model_warmup,
+            num_request_iterations_for_warmup=num_request_iterations_for_warmup,
+            generate_warmup=generate_warmup,
             poll_interval=poll_interval,
             check_complete=check_complete,
+            config_poll_interval=config_poll_interval,
+            allow_remote_reload=allow_remote_reload,
+            initial_wait=initial_wait,
             num_load_threads=num_load_threads,
+            num_unload_threads=num_unload_threads,
             max_num_load_retries=max_num_load_retries,
             load_retry_interval=load_retry_interval,
             reload_failed_after=reload_failed_after,
@@ -105,6 +131,7 @@ class Server:
             allow_version_labels_for_unavailable_models=allow_version_labels_for_unavailable_models,
         )
         self.options = options
+        self._config_poller = self._make_config_poller(models)
         self._initial_models = _model_configs(models)
         self._life_lock = threading.Lock()
         self._state = "not started"
@@ -113,7 +140,8 @@ class Server:
         self._monitor = ServableStateMonitor(bus)
         self._manager = AspiredVersionsManager(
             AspiredVersionsManagerOptions(
-                num_load_threads=options.num_load_threads,
+                num_load_threads=max(options.num_load_threads, initial_load_threads()),
+                num_unload_threads=options.num_unload_threads,
                 retry=RetryPolicy(
                     options.max_num_load_retries, options.load_retry_interval, options.reload_failed_after
                 ),
@@ -129,18 +157,45 @@ class Server:
             poll_interval_s=options.poll_interval, check_complete=options.check_complete
         )
         self._source.set_aspired_versions_callback(self._aspire)
-        self._model_options = SavedModelOptions(options.tags, options.session_config, options.check_shapes)
-        self.models = Models(self._source, self._monitor, labels, self._manager.retry_failed)
+        self._model_options = SavedModelOptions(
+            options.tags,
+            options.session_config,
+            options.check_shapes,
+            options.enable_model_warmup,
+            options.num_request_iterations_for_warmup,
+            options.generate_warmup,
+        )
+        self._replay = prediction_log_replay(options.enable_signature_method_name_check)
+        self.models = Models(self._source, self._monitor, labels, self._manager)
         """The models served: add, remove, list, label them and ask for their status."""
 
         self._finder = ServableFinder(self._manager, labels)
-        self._predict = PredictHandler(self._finder, options.serialize_as_tensor_content)
-        self.grpc_methods: MethodTable = prediction_service_methods(
-            self._predict, ModelMetadataHandler(self._finder)
+        self.request_tap = RequestTap()
+        """Where answered requests can be listened to."""
+        check_method = options.enable_signature_method_name_check
+        self._predict = PredictHandler(
+            self._finder, options.serialize_as_tensor_content, check_method, self.request_tap
         )
-        """The gRPC methods by path, bytes to bytes."""
+        prediction_methods = prediction_service_methods(
+            self._predict,
+            ClassifyHandler(self._finder, check_method, self.request_tap),
+            RegressHandler(self._finder, check_method, self.request_tap),
+            MultiInferenceHandler(self._finder, check_method, self.request_tap),
+            ModelMetadataHandler(self._finder),
+        )
+        model_status = ModelStatusHandler(self._monitor, self.models.waiting)
+        reload_config = ReloadConfigHandler(self._reload, counter=_no_counter)
+        self.grpc_methods: MethodTable = {
+            **prediction_methods,
+            **model_service_methods(model_status, reload_config, allow_reload=options.allow_remote_reload),
+        }
+        """The gRPC methods by path, bytes to bytes, as remote callers may use them."""
+        inprocess_methods = {
+            **prediction_methods,
+            **model_service_methods(model_status, reload_config, allow_reload=True),
+        }
         transport_options = TransportOptions(options.max_workers, options.max_queued)
-        self._inprocess = InprocessTarget(self.grpc_methods, transport_options)
+        self._inprocess = InprocessTarget(inprocess_methods, transport_options)
         self._pool = self._inprocess.pool
         self._grpc_server: GrpcServer | None = None
         if options.grpc:
@@ -176,10 +231,17 @@ class Server:
             self._state = "starting"
             try:
                 self._manager.start()
+                self.models.open()
                 self.models.replace_all(self._initial_models)
                 self._source.start()
-                self.models.wait_until_available(timeout=timeout)
+                if self.options.initial_wait == "settled":
+                    self.models.wait_until_settled(timeout)
+                else:
+                    self.models.wait_until_available(timeout=timeout)
+                self._manager.set_num_load_threads(self.options.num_load_threads)
                 self._finder.open()
+                if self._config_poller is not None:
+                    self._config_poller.start()
                 if self._grpc_server is not None:
                     self._grpc_server.start()
             except BaseException:
@@ -205,6 +267,9 @@ class Server:
             if self._grpc_server is not None:
                 self._grpc_server.stop(grace)
             self._finder.close()
+            self.models.close()
+            if self._config_poller is not None:
+                self._config_poller.stop(_STOP_LIMIT_S)
             self._inprocess.stop(grace)
             self._source.stop(_STOP_LIMIT_S)
             self._manager.stop(_STOP_LIMIT_S)
@@ -350,6 +415,24 @@ class Server:
         """The transport in use, ``native`` or ``grpcio``; None without a gRPC server."""
         return None if self._grpc_server is None else self._grpc_server.transport
 
+    def _make_config_poller(self, models: ModelsArgument) -> ConfigFilePoller | None:
+        """Return what polls the config file; made before the file is read for the first time."""
+        interval_s = self.options.config_poll_interval
+        if interval_s is None:
+            return None
+        if not isinstance(models, (str, os.PathLike)):
+            raise TypeError("config_poll_interval: expected models to be the path of a config file")
+        path = os.fspath(models)
+
+        def apply() -> None:
+            self.models.replace_all(read_model_configs(path, current=self.models.list()))
+
+        return ConfigFilePoller(path, interval_s, apply, file_fingerprint(path))
+
+    def _reload(self, config: messages.ModelServerConfig, timeout_s: float | None) -> None:
+        configs = model_configs(config, current=self.models.list())
+        self.models.replace_all(configs, wait=True, timeout=timeout_s)
+
     def _aspire(self, name: str, versions: Sequence[ServableData[str]]) -> None:
         """Hand the source's list to the manager, with a loader in place of each path."""
         self._manager.set_aspired_versions(
@@ -359,12 +442,18 @@ class Server:
                     data.id,
                     None
                     if data.payload is None
-                    else SavedModelLoader(data.payload, self._model_options, load_saved_model),
+                    else SavedModelLoader(data.payload, self._model_options, load_saved_model, self._replay),
                     data.error,
                 )
                 for data in versions
             ],
         )
+
+
+def _no_counter(name: str) -> int:
+    """Return 0: no metric is counted, so every name is an unknown one."""
+    del name
+    return 0
 
 
 def _model_configs(models: ModelsArgument) -> list[ModelConfig]:

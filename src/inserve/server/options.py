@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 from inserve.frontends.grpc_api.grpc_server import TransportName
 
-__all__ = ["ServerOptions"]
+__all__ = ["InitialWait", "ServerOptions", "addresses", "initial_load_threads"]
+
+InitialWait: TypeAlias = Literal["available", "settled"]
 
 
 def _default_workers() -> int:
@@ -35,16 +38,34 @@ class ServerOptions:
     """Refuse inputs whose rank or sizes differ from the signature."""
     serialize_as_tensor_content: bool = False
     """Put the values of responses into ``tensor_content`` instead of typed fields."""
+    enable_signature_method_name_check: bool = False
+    """Refuse signatures whose ``method_name`` is not that of the API that calls them."""
     tags: tuple[str, ...] = ("serve",)
     """The meta graph with exactly these tags is loaded from each SavedModel."""
     session_config: bytes = b""
     """A serialized ``tensorflow.ConfigProto`` for every session."""
+    enable_model_warmup: bool = True
+    """Warm up each version before it is available; its own recorded requests are replayed, if it has
+    any (``assets.extra/tf_serving_warmup_requests``), and one that fails, fails the load."""
+    num_request_iterations_for_warmup: int = 1
+    """How often each recorded request is replayed."""
+    generate_warmup: bool = True
+    """Warm up versions without recorded requests too, with inputs made from their signatures."""
     poll_interval: float | None = 1.0
     """How often model folders are looked at; 0 once, None only on ``models.refresh()``."""
     check_complete: bool = True
     """Wait until a version's files are complete and have stopped changing."""
+    config_poll_interval: float | None = None
+    """How often the model config file is looked at and applied if it has changed; None never."""
+    allow_remote_reload: bool = False
+    """Let remote callers replace the models (``HandleReloadConfigRequest``)."""
+    initial_wait: InitialWait = "available"
+    """What ``start`` waits for: ``available``, that each model answers, failing where none can; or
+    ``settled``, as TensorFlow Serving does, see ``Models.wait_until_settled``."""
     num_load_threads: int = 2
-    """How many versions may load at once."""
+    """How many versions may load at once; 4 per processor until the start is over."""
+    num_unload_threads: int = 1
+    """How many versions may unload at once."""
     max_num_load_retries: int = 0
     """How often a failed load is repeated before the version counts as failed."""
     load_retry_interval: float = 60.0
@@ -62,7 +83,9 @@ class ServerOptions:
         for name, least in (
             ("max_workers", 1),
             ("max_queued", 0),
+            ("num_request_iterations_for_warmup", 1),
             ("num_load_threads", 0),
+            ("num_unload_threads", 0),
             ("max_num_load_retries", 0),
         ):
             value = getattr(self, name)
@@ -70,6 +93,10 @@ class ServerOptions:
                 raise ValueError(f"{name} is {value}, expected at least {least}")
         if self.reload_failed_after is not None and self.reload_failed_after <= 0:
             raise ValueError(f"reload_failed_after is {self.reload_failed_after}, expected above 0 or None")
+        if self.config_poll_interval is not None and not self.config_poll_interval > 0:
+            raise ValueError(f"config_poll_interval is {self.config_poll_interval}, expected above 0 or None")
+        if self.initial_wait not in get_args(InitialWait):
+            raise ValueError(f"initial_wait is {self.initial_wait!r}, expected 'available' or 'settled'")
         if self.memory_budget is not None and self.memory_budget < 0:
             raise ValueError(f"memory_budget is {self.memory_budget}, expected at least 0 or None")
 
@@ -83,3 +110,8 @@ def addresses(value: str | Sequence[str] | None) -> tuple[str, ...]:
     if value is None:
         return ()
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def initial_load_threads() -> int:
+    """Return how many versions load at once during the start (``model_servers/server_core.h``)."""
+    return 4 * (os.cpu_count() or 1)

@@ -52,6 +52,7 @@ __all__ = [
     "scan_tensor",
     "tensor_from_message",
     "tensor_to_message",
+    "view_dtype",
 ]
 
 MAX_FILLED_BYTES = 256 * 2**20
@@ -281,6 +282,22 @@ def _require_possible(shape: TensorShape) -> None:
         raise InvalidArgumentError(f"the shape is not possible: {shape.problem}")
 
 
+def view_dtype(parts: TensorParts) -> np.dtype[Any] | None:
+    """Return the dtype with which the payload of *parts* is the memory of its array, or None.
+
+    It depends on nothing but type, shape, field and length: the bytes themselves may be any.
+    """
+    data_type, shape, field, _, start, stop = parts
+    dtype = _VIEWS.get((data_type, field))
+    if (
+        dtype is None
+        or not 0 < stop - start == shape.elements * dtype.itemsize
+        or len(shape.dimensions) > _MOST_ARRAY_DIMENSIONS
+    ):
+        return None
+    return dtype
+
+
 def array_from_parts(parts: TensorParts) -> NDArray[Any]:
     """Return the array of *parts*; see ``decode_tensor``.
 
@@ -288,10 +305,8 @@ def array_from_parts(parts: TensorParts) -> NDArray[Any]:
         InvalidArgumentError: See ``decode_tensor``.
     """
     data_type, shape, field, data, start, stop = parts
-    dtype = _VIEWS.get((data_type, field))
-    if dtype is not None and stop - start == shape.elements * dtype.itemsize > 0:
-        if len(shape.dimensions) > _MOST_ARRAY_DIMENSIONS:
-            return shaped(np.ndarray(shape.elements, dtype, data, start), shape.dimensions)
+    dtype = view_dtype(parts)
+    if dtype is not None:
         view: NDArray[Any] = np.ndarray(shape.dimensions, dtype, data, start)
         return view
     element = find_element_type(data_type)

@@ -7,7 +7,6 @@ Which shapes a tensor can have: TensorFlow, ``framework/tensor_shape.cc``. Names
 from __future__ import annotations
 
 import functools
-import math
 from typing import NamedTuple
 
 from inserve.protos import messages
@@ -49,9 +48,13 @@ def _parse(serialized: bytes) -> TensorShape:
         return TensorShape((), 0, f"it has {len(dimensions)} dimensions, allowed at most {MAX_DIMENSIONS}")
     if dimensions and min(dimensions) < 0:
         return TensorShape((), 0, f"dimension {min(dimensions)} is negative")
-    elements = math.prod(dimensions)
-    if elements > _MAX_ELEMENTS:
-        return TensorShape((), 0, f"it has {elements} elements, allowed at most {_MAX_ELEMENTS}")
+    elements = 1
+    for count, size in enumerate(dimensions, 1):
+        # In this order, so that a later 0 saves nothing: TensorFlow ends the process over such a shape.
+        elements *= size
+        if elements > _MAX_ELEMENTS:
+            part = "it has" if count == len(dimensions) else f"its first {count} dimensions have"
+            return TensorShape((), 0, f"{part} {elements} elements, allowed at most {_MAX_ELEMENTS}")
     return TensorShape(dimensions, elements, "")
 
 

@@ -36,6 +36,10 @@ def test_an_error_of_ours_keeps_its_code_and_text() -> None:
     assert status_of(NotFoundError("no model"), "/a/b") == (Code.NOT_FOUND, "no model")
 
 
+def test_a_request_too_large_for_memory_is_resource_exhausted() -> None:
+    assert status_of(MemoryError("1 TiB"), "/a/b") == (Code.RESOURCE_EXHAUSTED, "out of memory")
+
+
 class _OkError(InserveError):
     code = Code.OK
 

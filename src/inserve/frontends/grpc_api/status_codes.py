@@ -46,10 +46,14 @@ def limited_message(message: str) -> str:
 def status_of(error: BaseException, path: str) -> tuple[Code, str]:
     """Return the code and text that the caller of the method *path* gets for *error*.
 
-    Anything but an ``InserveError`` with a failure code is a defect: its traceback is logged under
-    ``inserve.grpc`` and the caller learns only ``internal error``.
+    A request too large for the memory there is gets RESOURCE_EXHAUSTED. Anything else but an
+    ``InserveError`` with a failure code is a defect: its traceback is logged under ``inserve.grpc`` and
+    the caller learns only ``internal error``.
     """
     if isinstance(error, InserveError) and error.code is not Code.OK:
         return error.code, limited_message(error.message)
+    if isinstance(error, MemoryError):
+        _LOGGER.warning("Out of memory in %s", path)
+        return Code.RESOURCE_EXHAUSTED, "out of memory"
     _LOGGER.error("Unexpected %s in %s", type(error).__name__, path, exc_info=error)
     return Code.INTERNAL, "internal error"

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from inserve.errors import InvalidArgumentError
+from inserve.server.config_file_poller import ConfigFilePoller, file_fingerprint
+from inserve.testing import ManualClock
+
+LIMIT_S = 30.0
+
+
+class Scene:
+    """A poller of a file whose application notes the text, and fails on ``bad``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.path.write_text("first")
+        self.clock = ManualClock()
+        self.applied: list[str] = []
+        self.poller = ConfigFilePoller(path, 10.0, self.apply, file_fingerprint(path), self.clock)
+
+    def apply(self) -> None:
+        text = self.path.read_text() if self.path.exists() else "bad: no file"
+        self.applied.append(text)
+        if text.startswith("bad"):
+            raise InvalidArgumentError(f"cannot use\n{text}")
+
+    def poll(self) -> None:
+        self.poller.refresh(LIMIT_S)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path / "models.config")
+    made.poller.start()
+    yield made
+    assert made.poller.stop(LIMIT_S)
+
+
+def test_a_file_that_stays_as_it_is_is_not_applied_again(scene: Scene) -> None:
+    for _ in range(3):
+        scene.poll()
+    scene.path.write_text("first")
+    scene.poll()
+    assert scene.applied == []
+
+
+def test_a_changed_file_is_applied_once(scene: Scene) -> None:
+    scene.path.write_text("second")
+    scene.poll()
+    scene.poll()
+    assert scene.applied == ["second"]
+
+
+def test_the_file_is_looked_at_every_interval(scene: Scene) -> None:
+    scene.poll()
+    scene.path.write_text("second")
+    scene.clock.block_until_waiting(1)
+    scene.clock.advance(9.0)
+    assert scene.applied == []
+    scene.clock.advance(1.0)
+    scene.clock.block_until_waiting(1)
+    assert scene.applied == ["second"]
+
+
+def test_a_file_that_cannot_be_applied_is_tried_at_each_poll_and_logged_once(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "inserve.server")
+    scene.path.write_text("bad text")
+    scene.poll()
+    scene.poll()
+    assert scene.applied == ["bad text", "bad text"]
+    assert caplog.messages == [
+        f"Model config file {scene.path}: cannot use bad text; the models stay as they are"
+    ]
+    scene.path.write_text("good")
+    scene.poll()
+    assert caplog.messages[1:] == [f"Applied the changed model config file {scene.path}"]
+
+
+def test_a_file_that_vanishes_is_logged_once_and_applied_when_it_is_back_changed(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.path.unlink()
+    scene.poll()
+    scene.poll()
+    assert len(caplog.messages) == 1
+    scene.path.write_text("first")
+    scene.applied.clear()
+    scene.poll()
+    assert scene.applied == []
+    scene.path.write_text("second")
+    scene.poll()
+    assert scene.applied == ["second"]
+
+
+def test_the_content_of_before_applies_again_after_another(scene: Scene) -> None:
+    for text in ("second", "first"):
+        scene.path.write_text(text)
+        scene.poll()
+    assert scene.applied == ["second", "first"]
+
+
+@pytest.mark.parametrize("interval_s", [0.0, -1.0, float("nan")])
+def test_the_interval_is_above_0(tmp_path: Path, interval_s: float) -> None:
+    with pytest.raises(ValueError, match="expected above 0"):
+        ConfigFilePoller(tmp_path, interval_s, lambda: None, None)
+
+
+def test_a_file_that_cannot_be_read_has_no_fingerprint(tmp_path: Path) -> None:
+    assert file_fingerprint(tmp_path / "none") is None
+    assert file_fingerprint(tmp_path) is None
