@@ -240,3 +240,36 @@ def test_a_signal_while_it_waits_for_a_model_ends_it_with_0(tmp_path: Path, sock
     limit.join()
     assert (process.returncode, stdout) == (0, "stopping\nstopped\n")
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("flag", ["--check_complete", "--allow_remote_reload", "--enable_model_warmup"])
+@pytest.mark.parametrize("value", ["", "=true", "=FALSE", "=1", "=0"])
+def test_a_switch_is_given_as_tensorflow_serving_takes_it(
+    flag: str, value: str, tmp_path: Path, socket_path: Path
+) -> None:
+    result = serve(
+        f"--model_base_path={tmp_path}", "--port=0", f"--grpc_socket_path={socket_path}", flag + value
+    )
+    assert result.exit_code == 1
+    assert "No versions of servable default found" in result.stderr
+
+
+def test_flags_of_the_lifecycle_reach_the_server(start: Callable[..., Serving], socket_path: Path) -> None:
+    serving = start(
+        "--model_name=digits", f"--model_base_path={digits_base_path()}", "--port=0",
+        f"--grpc_socket_path={socket_path}", "--check_complete=false", "--initial_wait=settled",
+        "--num_load_threads=0", "--num_unload_threads=0", "--max_num_load_retries=1",
+        "--load_retry_interval_micros=-1", "--reload_failed_after_seconds=0", "--allow_remote_reload=true",
+        "--allow_version_labels_for_unavailable_models=false",
+    )  # fmt: skip
+    assert serving.lines[0] == f"model digits: version 1 of {digits_base_path()}"
+    request = messages.ReloadConfigRequest()
+    request.config.model_config_list.config.add(
+        name="digits", base_path=str(digits_base_path()), model_platform="tensorflow"
+    ).version_labels["canary"] = 9
+    with grpc.insecure_channel(f"unix:{socket_path}") as channel:
+        reload = channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
+        with pytest.raises(grpc.RpcError) as error:
+            reload(request.SerializeToString(), timeout=LIMIT_S)
+    assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "assign label to version 9 of model digits" in (error.value.details() or "")

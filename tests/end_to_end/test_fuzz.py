@@ -29,6 +29,8 @@ from inserve.saved_model.signature import parse_signature
 HERE = Path(__file__).parent
 MODELS = HERE.parent / "golden" / "models"
 NAMES = ("cnn", "defaults", "error", "half_plus_two", "lookup", "multi", "strings", "types")
+CHECKED_NAMES = ("batchable", *NAMES)
+"""Unchecked, a tensor ``[2**31,0]`` makes the sums of ``batchable`` take 8 GiB."""
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
@@ -60,6 +62,7 @@ class Child:
     """The server process; a new one takes the place of one that died."""
 
     def __init__(self, check_shapes: bool) -> None:
+        self.names = CHECKED_NAMES if check_shapes else NAMES
         self._check_shapes = check_shapes
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: grpc.Channel | None = None
@@ -70,7 +73,7 @@ class Child:
             return
         ours, theirs = socket.socketpair()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # the child keeps writing to it
-        arguments = [HERE / "fuzz_child.py", theirs.fileno(), self._check_shapes, MODELS, *NAMES]
+        arguments = [HERE / "fuzz_child.py", theirs.fileno(), self._check_shapes, MODELS, *self.names]
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, *map(str, arguments)], pass_fds=[theirs.fileno()], stderr=self._errors
@@ -168,7 +171,7 @@ def child(request: pytest.FixtureRequest) -> Iterator[Child]:
 def signatures(child: Child) -> Any:
     """The signatures that the server itself states, by model and key."""
     found = strategies.Signatures()
-    for name in NAMES:
+    for name in child.names:
         request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
         request.model_spec.name = name
         code, text, response = child.ask("message", METADATA, request.SerializeToString())

@@ -462,3 +462,25 @@ def test_the_manager_survives_a_policy_that_fails(caplog: pytest.LogCaptureFixtu
     assert called.wait(LIMIT_S)
     manager.stop(LIMIT_S)
     assert "The manager failed and goes on in 1.0 s" in caplog.text
+
+
+def test_a_model_is_aspired_to_until_an_empty_list_was_looked_at() -> None:
+    bench = ManagerBench()
+    assert not bench.manager.is_aspired("m")
+    entry = ServableData[Loader](ServableId("m", 1), FakeLoader())
+    bench.manager.set_aspired_versions("m", [entry])
+    assert bench.manager.is_aspired("m")
+    bench.settle()
+    bench.manager.set_aspired_versions("m", [])
+    assert bench.manager.is_aspired("m")
+    bench.manager.step()
+    assert not bench.manager.is_aspired("m")
+
+
+def test_a_failed_version_is_aspired_to_until_it_is_left_out() -> None:
+    bench = ManagerBench(AspiredVersionsManagerOptions(retry=RetryPolicy(0)))
+    bench.aspire("m", {1: FakeLoader(load_errors=[DataLossError("broken")])})
+    bench.settle()
+    assert bench.manager.is_aspired("m")
+    bench.aspire("m", {})
+    assert not bench.manager.is_aspired("m")

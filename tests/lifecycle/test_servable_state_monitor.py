@@ -158,3 +158,44 @@ def test_a_wait_that_takes_too_long_names_what_is_missing(scene: Scene) -> None:
 def test_a_limit_that_would_keep_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="max_ended_versions: expected at least 1, got 0"):
         Scene(max_ended_versions=0)
+
+
+def test_waiting_for_a_condition_looks_at_once_and_after_each_event(scene: Scene) -> None:
+    looks: list[int] = []
+
+    def is_so() -> bool:
+        looks.append(len(scene.monitor.states("m")))
+        return looks[-1] == 2
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(scene.monitor.wait_until, is_so, 10.0)
+        for version in (1, 2):
+            scene.clock.block_until_waiting(1)
+            scene.publish(version, "START")
+        assert waiting.result(30.0) is True
+    assert (looks[0], looks[-1]) == (0, 2)
+
+
+def test_a_condition_that_is_not_met_in_time_is_not_so(scene: Scene) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(scene.monitor.wait_until, lambda: False, 10.0)
+        scene.clock.block_until_waiting(1)
+        scene.clock.advance(10.0)
+        assert waiting.result(30.0) is False
+
+
+def test_a_condition_is_looked_at_as_often_as_asked_without_an_event(scene: Scene) -> None:
+    met = iter([False, True])
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(scene.monitor.wait_until, lambda: next(met), 10.0, 0.5)
+        scene.clock.block_until_waiting(1)
+        scene.clock.advance(0.5)
+        assert waiting.result(30.0) is True
+
+
+def test_what_a_condition_raises_ends_the_wait(scene: Scene) -> None:
+    def fail() -> bool:
+        raise UnknownError("no more")
+
+    with pytest.raises(UnknownError, match="no more"):
+        scene.monitor.wait_until(fail)

@@ -93,3 +93,31 @@ def test_labels_that_are_not_allowed_are_refused_in_configs_and_requests() -> No
     assert str(asked.value) == (
         "ModelSpec has 'version_label' set, but it is not currently allowed by the server."
     )
+
+
+def test_labels_of_one_model_are_replaced_without_looking_at_the_others() -> None:
+    some = VersionLabels(AVAILABLE.__contains__)
+    some.assign({"m": {"stable": 1}})
+    later = VersionLabels((AVAILABLE - {ServableId("m", 1)}).__contains__)
+    later.restore(some.of_all())
+    later.assign_model("n", {"stable": 1})
+    assert later.of_all() == {"m": {"stable": 1}, "n": {"stable": 1}}
+    later.assign_model("m", {})
+    assert later.of_all() == {"n": {"stable": 1}}
+
+
+def test_a_refused_label_of_one_model_changes_nothing() -> None:
+    some = labels()
+    some.assign({"n": {"stable": 1}})
+    with pytest.raises(FailedPreconditionError, match="version 9 of model m"):
+        some.assign_model("m", {"stable": 9})
+    assert some.of_all() == {"n": {"stable": 1}}
+
+
+def test_labels_are_restored_unchecked() -> None:
+    some = labels()
+    assert some.of_all() is None
+    some.assign({"m": {"stable": 1}})
+    some.restore(None)
+    with pytest.raises(UnavailableError):
+        some.version("m", "stable")

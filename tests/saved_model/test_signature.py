@@ -123,6 +123,32 @@ def test_an_open_dimension_takes_any_size(rows: int) -> None:
     signature().check([np.zeros((rows, 2), np.float32), SCALAR], check_shapes=True)
 
 
+@pytest.mark.parametrize("spec", [TensorSpec("x", "x:0", DataType.DT_FLOAT, (None, None)), OUT])
+@pytest.mark.parametrize("shape", [(0, 2**40), (2**40, 0), (2**26 + 1, 0)])
+def test_vast_dimensions_beside_a_zero_are_refused(spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    one = signature((spec,))
+    array = np.empty(shape, np.float32)
+    came = f"[{shape[0]},{shape[1]}]"
+    for check in (
+        lambda: one.check([array], check_shapes=True),
+        lambda: one.bind_checked({spec.alias: array}, as_it_is, True),
+    ):
+        with pytest.raises(InvalidArgumentError) as error:
+            check()
+        assert error.value.message == (
+            f"Input {spec.alias} of signature serving_default has no elements and may have at most "
+            f"268435456 bytes in its other dimensions, got {came}"
+        )
+    one.check([array], check_shapes=False)
+
+
+def test_an_array_without_elements_is_accepted_up_to_a_bound_of_its_other_dimensions() -> None:
+    one = signature((TensorSpec("x", "x:0", DataType.DT_FLOAT, (None, None)),))
+    for array in (np.empty((0, 2**26), np.float32), np.empty((0, 0), np.float32)):
+        (bound,) = one.bind_checked({"x": array}, as_it_is, True)
+        assert bound is array
+
+
 def test_shapes_pass_unchecked_where_that_is_asked_for() -> None:
     signature().check([np.zeros((9, 9, 9), np.float32), SCALAR], check_shapes=False)
 

@@ -37,6 +37,7 @@ class Scene:
 def scene(tmp_path: Path) -> Iterator[Scene]:
     made = Scene(tmp_path / "models.config")
     made.poller.start()
+    made.poll()
     yield made
     assert made.poller.stop(LIMIT_S)
 

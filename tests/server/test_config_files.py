@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from inserve.errors import (
+    FailedPreconditionError,
     InserveError,
     InvalidArgumentError,
     NotFoundError,
@@ -200,3 +201,23 @@ def test_any_message_can_be_read_from_a_text_file(tmp_path: Path) -> None:
     file = tmp_path / "batching.config"
     file.write_text("max_batch_size { value: 32 }")
     assert read_text_proto(file, messages.BatchingParameters).max_batch_size.value == 32
+
+
+def test_the_platform_of_a_current_model_stays_whatever_is_supported() -> None:
+    config = parse_text_proto(
+        'model_config_list { config { name: "m" base_path: "/m" model_platform: "other" } }',
+        messages.ModelServerConfig,
+        source="test",
+    )
+    with pytest.raises(InvalidArgumentError) as caught:
+        model_configs(config, current=[ModelConfig("m", "/m")])
+    assert str(caught.value) == (
+        "Illegal to change a model's platform. For model m platform was tensorflow "
+        "and new platform requested is other"
+    )
+
+
+def test_a_config_without_a_list_does_not_replace_one() -> None:
+    with pytest.raises(FailedPreconditionError, match="Cannot transition to requested config"):
+        model_configs(messages.ModelServerConfig(), current=[ModelConfig("m", "/m")])
+    assert model_configs(messages.ModelServerConfig()) == []

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from typing import Any
 
 import grpc
@@ -215,3 +219,71 @@ def test_sixty_four_threads_get_their_own_answers(server: inserve.Server) -> Non
     for thread in threads:
         thread.join()
     assert answers == {n: [[n / 2 + 3] * (n + 1)] * 100 for n in range(64)}
+
+
+def config_text(**base_paths: Path) -> str:
+    models = "".join(
+        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" }}'
+        for name, path in base_paths.items()
+    )
+    return f"model_config_list {{ {models} }}"
+
+
+def test_a_config_file_that_changes_is_applied_while_the_server_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "models.config"
+    file.write_text(config_text(half=HALF_PLUS_TWO))
+    with inserve.Server(models=file, config_poll_interval=0.02) as other:
+        file.write_text("model_config_list { nonsense }")
+        assert wait_until(lambda: "Invalid protobuf file" in caplog.text)
+        assert other.predict("half", {"x": [1.0]})["y"].tolist() == [3.5]
+        (tmp_path / "new").write_text(config_text(multi=MODELS / "multi"))
+        (tmp_path / "new").replace(file)
+        assert wait_until(lambda: "multi" in other.models)
+        other.models.wait_until_available(timeout=30.0)
+        assert [config.name for config in other.models.list()] == ["multi"]
+    assert caplog.text.count("Invalid protobuf file") == 1
+
+
+def wait_until(is_so: Callable[[], bool]) -> bool:
+    limit = time.monotonic() + 30.0
+    while not is_so() and time.monotonic() < limit:
+        time.sleep(0.005)
+    return is_so()
+
+
+def test_only_a_config_file_can_be_polled() -> None:
+    with pytest.raises(TypeError, match="expected models to be the path of a config file"):
+        inserve.Server(models={"m": HALF_PLUS_TWO}, config_poll_interval=1.0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("config_poll_interval", 0.0), ("initial_wait", "long"), ("num_unload_threads", -1)],
+)
+def test_a_lifecycle_option_out_of_range_is_refused(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{option} is .*expected"):
+        inserve.Server(**{option: value})
+
+
+def test_a_server_that_settles_waits_for_a_model_that_is_missing(tmp_path: Path) -> None:
+    other = inserve.Server(models={"m": tmp_path / "m"}, poll_interval=0.02, initial_wait="settled")
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(other.start)
+        assert wait_until(lambda: "m" in other.models and bool(other.models.status("m").error))
+        assert not starting.done()
+        shutil.copytree(HALF_PLUS_TWO, tmp_path / "new")
+        (tmp_path / "new").rename(tmp_path / "m")
+        starting.result(timeout=60.0)
+    other.stop()
+
+
+def test_models_cannot_be_changed_before_the_start_nor_after_the_stop() -> None:
+    other = inserve.Server()
+    with pytest.raises(inserve.FailedPreconditionError, match="the server is not started"):
+        other.models.add("m", HALF_PLUS_TWO)
+    other.start()
+    other.stop()
+    with pytest.raises(inserve.FailedPreconditionError, match="the server is stopped"):
+        other.models.add("m", HALF_PLUS_TWO)

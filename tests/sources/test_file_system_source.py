@@ -465,3 +465,18 @@ def test_the_repr_tells_how_many_models_cannot_be_read(tmp_path: Path, once: Rig
     once.source.start()
     once.source.refresh(LIMIT_S)
     assert repr(once.source) == "<FileSystemSource [2 models, 1 cannot be read]>"
+
+
+def test_refresh_of_some_models_polls_no_other_and_sends_what_was_removed(tmp_path: Path, rig: Rig) -> None:
+    for name in ("a", "b", "c"):
+        publish(tmp_path / name, "1")
+    models = [model(tmp_path / name, name=name) for name in ("a", "b", "c")]
+    rig.source.update(models)
+    rig.source.start()
+    assert [rig.next_list()[0] for _ in models] == ["a", "b", "c"]
+    rig.source.refresh(LIMIT_S, ["b"])
+    assert rig.next_list() == ("b", [1])
+    rig.source.update(models[:2])
+    rig.source.refresh(LIMIT_S, ())
+    assert rig.next_list() == ("c", [])
+    assert rig.lists.empty()

@@ -514,3 +514,14 @@ def test_a_plain_web_server_with_index_pages_is_a_store(tmp_path: Path, rig: Rig
             thread.join()
     assert list(versions) == [2]
     assert contents(versions[2]) == contents(tmp_path / "www" / "m" / "2")
+
+
+def test_refresh_of_other_models_does_not_wait_for_a_store(bucket: Bucket, rig: Rig) -> None:
+    upload(bucket, "1")
+    rig.monitor()
+    rig.source.start()
+    assert list(rig.next_versions()) == [1]
+    rig.source.refresh(LIMIT_S, ["other"])
+    assert rig.lists.empty()
+    rig.source.refresh(LIMIT_S, ["m"])
+    assert list(rig.lists.get_nowait()[1]) == [1]

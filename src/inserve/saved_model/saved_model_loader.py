@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from inserve.errors import FailedPreconditionError, NotFoundError
 from inserve.resources.allocation import ResourceAllocation
+from inserve.resources.freed_memory import return_freed_memory
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.warmup import (
     Replay,
@@ -97,10 +98,11 @@ class SavedModelLoader:
             run_generated_inputs(servable, meta_graph_def, self._path)
 
     def unload(self) -> None:
-        """Free the session; returns once no run is in progress."""
+        """Free the session; returns once no run is in progress and the memory is the system's again."""
         servable, self._servable = self._servable, None
         if servable is not None:
             servable.close()
+            return_freed_memory()
 
     def servable(self) -> SavedModelServable:
         if self._servable is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from inserve.errors import InvalidArgumentError
 from inserve.protos import messages
 from inserve.tensors.dtypes import DataType, data_type_name, element_type_of, find_element_type
-from inserve.tensors.tensor_proto import HandleTensorError, tensor_from_message
+from inserve.tensors.tensor_proto import MAX_FILLED_BYTES, HandleTensorError, tensor_from_message
 
 __all__ = ["Signature", "TensorSpec", "parse_signature"]
 
@@ -146,17 +147,20 @@ class Signature:
                     array = to_array(inputs[alias], spec)
                     if array.dtype is not dtype and array.dtype != dtype:
                         break
-                    if check_shapes and rank is not None:
+                    if check_shapes:
                         shape = array.shape
-                        if len(shape) != rank:
+                        if 0 in shape:
                             break
-                        for axis, size in fixed:
-                            if shape[axis] != size:
+                        if rank is not None:
+                            if len(shape) != rank:
                                 break
-                        else:
-                            arrays.append(array)
-                            continue
-                        break
+                            for axis, size in fixed:
+                                if shape[axis] != size:
+                                    break
+                            else:
+                                arrays.append(array)
+                                continue
+                            break
                     arrays.append(array)
                 else:
                     return arrays
@@ -211,18 +215,23 @@ class Signature:
 
         Raises:
             InvalidArgumentError: A dtype differs (text of TensorFlow's own check), or, with
-                *check_shapes*, a rank or a stated dimension.
+                *check_shapes*, a rank or a stated dimension, or an array without elements has vast
+                other dimensions.
         """
         for array, (dtype, rank, fixed) in zip(arrays, self._checks, strict=True):
             if array.dtype is not dtype and array.dtype != dtype:
                 raise self._wrong_dtype(arrays)
-            if check_shapes and rank is not None:
-                shape = array.shape
+            if not check_shapes:
+                continue
+            shape = array.shape
+            if rank is not None:
                 if len(shape) != rank:
                     raise self._wrong_shape(arrays)
                 for axis, size in fixed:
                     if shape[axis] != size:
                         raise self._wrong_shape(arrays)
+            if 0 in shape and _bytes_beside_zeros(array) > MAX_FILLED_BYTES:
+                raise self._too_vast(arrays)
 
     def _wrong_dtype(self, arrays: Sequence[NDArray[Any]]) -> InvalidArgumentError:
         index, spec, array = next(
@@ -232,6 +241,17 @@ class Signature:
         )
         came = element_type_of(array.dtype).name
         return InvalidArgumentError(f"Expects arg[{index}] to be {spec.type_name()} but {came} is provided")
+
+    def _too_vast(self, arrays: Sequence[NDArray[Any]]) -> InvalidArgumentError:
+        spec, array = next(
+            (spec, array)
+            for spec, array in zip(self.inputs.values(), arrays, strict=True)
+            if 0 in array.shape and _bytes_beside_zeros(array) > MAX_FILLED_BYTES
+        )
+        return InvalidArgumentError(
+            f"Input {spec.alias} of signature {self.key} has no elements and may have at most "
+            f"{MAX_FILLED_BYTES} bytes in its other dimensions, got [{','.join(map(str, array.shape))}]"
+        )
 
     def _wrong_shape(self, arrays: Sequence[NDArray[Any]]) -> InvalidArgumentError:
         spec, array = next(
@@ -243,6 +263,15 @@ class Signature:
         return InvalidArgumentError(
             f"Input {spec.alias} of signature {self.key} must have shape {spec.shape_text()}, got [{came}]"
         )
+
+
+def _bytes_beside_zeros(array: NDArray[Any]) -> int:
+    """Return the bytes that *array* would have if its dimensions of size 0 had size 1.
+
+    Operations count through the other dimensions, or give outputs of them: a product of
+    ``[2**40,0,4]`` with a matrix ends the process.
+    """
+    return int(prod(size for size in array.shape if size) * array.dtype.itemsize)
 
 
 def _checks_of(spec: TensorSpec) -> tuple[Any, int | None, tuple[tuple[int, int], ...]]:

@@ -49,6 +49,7 @@ from inserve.server.model_config import ModelConfig
 from inserve.server.models import Models
 from inserve.server.options import InitialWait, ServerOptions, addresses, initial_load_threads
 from inserve.sources.storage_path_source import StoragePathSource
+from inserve.tensorflow_c.devices import list_devices
 from inserve.tensorflow_c.load_saved_model import load_saved_model
 
 if TYPE_CHECKING:
@@ -230,6 +231,9 @@ class Server:
                 raise RuntimeError(f"a server starts once, this one is {self._state}; make a new one")
             self._state = "starting"
             try:
+                # TensorFlow's pools inherit the priority of the thread that first needs them, and
+                # load threads have a low one.
+                list_devices(self.options.session_config)
                 self._manager.start()
                 self.models.open()
                 self.models.replace_all(self._initial_models)

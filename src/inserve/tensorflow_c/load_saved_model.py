@@ -9,6 +9,7 @@ from typing import Any
 from inserve.errors import InserveError, NotFoundError, UnimplementedError
 from inserve.tensorflow_c import fork_guard, log
 from inserve.tensorflow_c.library import Library, load_library
+from inserve.tensorflow_c.run_options import calling_thread_options
 from inserve.tensorflow_c.session import GraphSession
 from inserve.tensorflow_c.session_options import new_session_options
 from inserve.tensorflow_c.status import error_of, new_status
@@ -46,7 +47,8 @@ def load_saved_model(path: str, tags: Sequence[str] = ("serve",), config: bytes 
     """Load the meta graph with exactly *tags* from the SavedModel directory *path*.
 
     *config* is a serialized ``tensorflow.ConfigProto``. Blocks while variables are restored and the
-    initialisation of the model runs; other threads go on.
+    initialisation of the model runs, all on the calling thread: TensorFlow's pool stays free for the
+    models that are being served, and the priority of the caller is that of the load.
 
     Raises:
         InserveError: What TensorFlow said, with its code and text unchanged; for a directory that is
@@ -70,7 +72,14 @@ def load_saved_model(path: str, tags: Sequence[str] = ("serve",), config: bytes 
     tag_array = ffi.new("char *[]", tag_strings)
     graph = lib.TF_NewGraph()
     pointer = lib.TF_LoadSessionFromSavedModel(
-        options, ffi.NULL, encoded_path, tag_array, len(tag_strings), graph, meta_graph, status
+        options,
+        calling_thread_options(library),
+        encoded_path,
+        tag_array,
+        len(tag_strings),
+        graph,
+        meta_graph,
+        status,
     )
     error = error_of(library, status)
     if error is not None:
