@@ -268,7 +268,9 @@ def test_flags_of_the_lifecycle_reach_the_server(start: Callable[..., Serving], 
         name="digits", base_path=str(digits_base_path()), model_platform="tensorflow"
     ).version_labels["canary"] = 9
     with grpc.insecure_channel(f"unix:{socket_path}") as channel:
-        reload = channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
+        reload: Any = channel.unary_unary(
+            "/tensorflow.serving.ModelService/HandleReloadConfigRequest", None, None
+        )
         with pytest.raises(grpc.RpcError) as error:
             reload(request.SerializeToString(), timeout=LIMIT_S)
     assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION

@@ -9,7 +9,6 @@ from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from typing import Any
 
 import grpc
 import numpy as np

@@ -90,6 +90,7 @@ def _switch(name: str, default: bool, help: str) -> Callable[[_CommandT], _Comma
     True,
     "Let a new label name a version that is not available yet.",
 )
+@_switch("--enable_grpc_healthcheck_service", False, "Answer grpc.health.v1.Health.")
 @click.option(
     "--initial_wait",
     type=click.Choice(["available", "settled"]),
@@ -170,6 +171,7 @@ def serve(
     model_config_file_poll_wait_seconds: int,
     allow_remote_reload: bool,
     allow_version_labels_for_unavailable_models: bool,
+    enable_grpc_healthcheck_service: bool,
     initial_wait: Literal["available", "settled"],
     num_load_threads: int,
     num_unload_threads: int,
@@ -213,6 +215,7 @@ def serve(
                 check_complete=check_complete,
                 config_poll_interval=model_config_file_poll_wait_seconds if polls_config else None,
                 allow_remote_reload=allow_remote_reload,
+                enable_grpc_healthcheck_service=enable_grpc_healthcheck_service,
                 initial_wait=initial_wait,
                 num_load_threads=num_load_threads,
                 num_unload_threads=num_unload_threads,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from inserve.errors import DeadlineExceededError
 from inserve.frontends.grpc_api.add_to import add_methods_to
 from inserve.frontends.grpc_api.grpc_server import GrpcServer, TransportName
+from inserve.frontends.grpc_api.health_service import HealthWatchHandler, health_service_methods
 from inserve.frontends.grpc_api.inprocess_aio_channel import InprocessAioChannel
 from inserve.frontends.grpc_api.inprocess_channel import InprocessChannel
 from inserve.frontends.grpc_api.inprocess_target import InprocessTarget
@@ -23,6 +24,7 @@ from inserve.frontends.grpc_api.model_service import model_service_methods
 from inserve.frontends.grpc_api.prediction_service import prediction_service_methods
 from inserve.frontends.grpc_api.transport import TransportOptions
 from inserve.handlers.classify import ClassifyHandler
+from inserve.handlers.health import HealthHandler
 from inserve.handlers.model_metadata import ModelMetadataHandler
 from inserve.handlers.model_spec import ModelSpec, ServableFinder
 from inserve.handlers.model_status import ModelStatusHandler
@@ -96,6 +98,7 @@ class Server:
         check_complete: bool = True,
         config_poll_interval: float | None = None,
         allow_remote_reload: bool = False,
+        enable_grpc_healthcheck_service: bool = False,
         initial_wait: InitialWait = "available",
         num_load_threads: int = 2,
         num_unload_threads: int = 1,
@@ -122,6 +125,7 @@ class Server:
             check_complete=check_complete,
             config_poll_interval=config_poll_interval,
             allow_remote_reload=allow_remote_reload,
+            enable_grpc_healthcheck_service=enable_grpc_healthcheck_service,
             initial_wait=initial_wait,
             num_load_threads=num_load_threads,
             num_unload_threads=num_unload_threads,
@@ -198,13 +202,18 @@ class Server:
         transport_options = TransportOptions(options.max_workers, options.max_queued)
         self._inprocess = InprocessTarget(inprocess_methods, transport_options)
         self._pool = self._inprocess.pool
+        self._health = HealthHandler()
         self._grpc_server: GrpcServer | None = None
         if options.grpc:
+            has_health = options.enable_grpc_healthcheck_service
+            health_methods = health_service_methods(self._health) if has_health else {}
+            watches = [HealthWatchHandler(self._health, options.max_workers // 4)] if has_health else []
             self._grpc_server = GrpcServer(
-                self.grpc_methods,
+                {**self.grpc_methods, **health_methods},
                 options.grpc,
                 transport=options.grpc_transport,
                 options=transport_options,
+                generic_handlers=watches,
             )
 
     def __repr__(self) -> str:
@@ -244,6 +253,7 @@ class Server:
                     self.models.wait_until_available(timeout=timeout)
                 self._manager.set_num_load_threads(self.options.num_load_threads)
                 self._finder.open()
+                self._health.open()
                 if self._config_poller is not None:
                     self._config_poller.start()
                 if self._grpc_server is not None:
@@ -267,6 +277,7 @@ class Server:
 
     def _shut_down(self, grace: float) -> None:
         self._state = "stopping"
+        self._health.close()
         try:
             if self._grpc_server is not None:
                 self._grpc_server.stop(grace)

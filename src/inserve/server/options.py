@@ -59,6 +59,8 @@ class ServerOptions:
     """How often the model config file is looked at and applied if it has changed; None never."""
     allow_remote_reload: bool = False
     """Let remote callers replace the models (``HandleReloadConfigRequest``)."""
+    enable_grpc_healthcheck_service: bool = False
+    """Answer ``grpc.health.v1.Health`` at the addresses of *grpc*."""
     initial_wait: InitialWait = "available"
     """What ``start`` waits for: ``available``, that each model answers, failing where none can; or
     ``settled``, as TensorFlow Serving does, see ``Models.wait_until_settled``."""
