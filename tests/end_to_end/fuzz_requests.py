@@ -19,7 +19,15 @@ __all__ = ["Signatures", "calls", "metadata_requests", "predict_requests"]
 
 
 class Signatures(dict[str, dict[str, Signature]]):
-    """Signatures by key, by model; shown by a word, because Hypothesis shows what strategies are made of."""
+    """Signatures by key, by model; shown by a word, because Hypothesis shows what strategies are made of.
+
+    *vast* lets tensors without elements have vast other dimensions. Kernels count through those or
+    end the process, so only a server that checks shapes can be asked.
+    """
+
+    def __init__(self, vast: bool) -> None:
+        super().__init__()
+        self.vast = vast
 
     def __repr__(self) -> str:
         return "SIGNATURES"
@@ -100,11 +108,13 @@ def _shapes(draw: st.DrawFn, spec: TensorSpec | None) -> list[int]:
 
 
 @st.composite
-def _tensors(draw: st.DrawFn, spec: TensorSpec | None) -> Any:
+def _tensors(draw: st.DrawFn, spec: TensorSpec | None, vast: bool) -> Any:
     tensor = messages.TensorProto()
     data_type = draw(_data_types) if spec is None or draw(_chances[10]) else spec.data_type
     tensor.dtype = data_type
     dimensions = draw(_shapes(spec))
+    if 0 in dimensions and not vast:
+        dimensions = [min(size, 64) for size in dimensions]
     for size in dimensions:
         tensor.tensor_shape.dim.add(size=size)
     tensor.tensor_shape.unknown_rank = draw(_chances[40])
@@ -161,7 +171,7 @@ def _predict_messages(draw: st.DrawFn, signatures: Signatures) -> bytes:
     elif change == 1 and inputs:
         del inputs[draw(st.sampled_from(sorted(inputs)))]
     for alias, tensor_spec in inputs.items():
-        request.inputs[alias].CopyFrom(draw(_tensors(tensor_spec)))
+        request.inputs[alias].CopyFrom(draw(_tensors(tensor_spec, signatures.vast)))
     if draw(_chances[6]):
         known = sorted(signature.outputs)
         of = _names if not known or draw(_chances[4]) else st.sampled_from(known)

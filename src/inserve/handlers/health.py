@@ -68,12 +68,13 @@ class HealthHandler:
         """
         service = _service(request)
         told = 0
-        while not is_over.is_set():
+        while True:
             with self._changed:
-                status, is_last = self._status(service), self._is_closed
-                if status == told and not is_last:
+                while not (is_over.is_set() or self._is_closed or self._status(service) != told):
                     self._changed.wait()
-                    continue
+                status, is_last = self._status(service), self._is_closed
+            if is_over.is_set():
+                return
             if status != told:
                 told = status
                 yield _response(status)

@@ -261,8 +261,13 @@ class BasicManager:
             self._publish(harness, ManagerState.AVAILABLE)
 
     def _attempt_failed(self, harness: LoaderHarness, error: InserveError, state: ManagerState) -> None:
-        _logger.warning("Loading servable: %s failed: %s: %s", harness.id, error.code.name, error.message)
         if harness.attempt_failed(error, self._clock.now()):
+            _logger.warning(
+                "Loading servable: %s failed and is tried again: %s: %s",
+                harness.id,
+                error.code.name,
+                error.message,
+            )
             self._publish(harness, state)
         else:
             self.end(harness, error)
