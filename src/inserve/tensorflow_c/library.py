@@ -6,6 +6,7 @@ Importing this module opens nothing. The two shared libraries lie beside the ins
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 from inserve.errors import FailedPreconditionError, MissingExtraError
 from inserve.tensorflow_c import log
 from inserve.tensorflow_c.declarations import ffi
+from inserve.tensorflow_c.opening_lines import collected_opening_lines
 
 __all__ = ["MINIMUM_VERSION", "Library", "LibraryPaths", "check_version", "find_library", "load_library"]
 
@@ -107,7 +109,8 @@ def _open(paths: LibraryPaths) -> Library:
     # threads, ends in SIGSEGV.
     flags = os.RTLD_NOW | os.RTLD_LOCAL | getattr(os, "RTLD_NODELETE", 0)
     try:
-        framework = ffi.dlopen(str(paths.framework), flags)
+        with collected_opening_lines() if log.is_wanted() else contextlib.nullcontext():
+            framework = ffi.dlopen(str(paths.framework), flags)
         log.install(framework)
         lib = ffi.dlopen(str(paths.cc), flags)
         version = ffi.string(lib.TF_Version()).decode("ascii", "replace")

@@ -12,8 +12,8 @@ only registered when the functions of that very release, whose name is part of t
 and an entry is only read when its parts fit together.
 
 Lines arrive on any thread, also on TensorFlow's own while it holds locks. A handler of the logger
-must therefore not call TensorFlow. What TensorFlow says while its library is being opened, before a
-sink can be registered, is on stderr.
+must therefore not call TensorFlow. For what TensorFlow says while its library is being opened, before
+a sink can be registered, see ``opening_lines``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ __all__ = [
     "disable_capture",
     "enable_capture",
     "fits_together",
+    "handle_line",
     "install",
     "is_capturing",
     "is_handling_line",
+    "is_wanted",
     "pending_interrupts",
     "raise_interrupt",
 ]
@@ -108,9 +110,7 @@ class _Capture:
                 file_name = _decode(ffi.cast("char *", address), length)
                 # A newline and a NUL end the text.
                 text = _decode(entry.text + entry.prefix_length, entry.text_length - entry.prefix_length - 2)
-                LOGGER.handle(
-                    LOGGER.makeRecord(LOGGER.name, level, file_name, entry.line, "%s", (text,), None)
-                )
+                _log(level, file_name, entry.line, text)
         except BaseException as error:
             if isinstance(error, Exception):
                 raise
@@ -123,6 +123,22 @@ class _Capture:
             self._unreadable = True
             self._set_threshold(self._threshold_before)
             LOGGER.warning("TensorFlow's log entries have an unknown layout; its lines stay on stderr")
+
+
+def handle_line(severity: int, file_name: str, line: int, text: str) -> None:
+    """Log one line of TensorFlow's; *severity* is 0 (info) to 3 (fatal)."""
+    level = _LEVELS[severity]
+    if LOGGER.isEnabledFor(level):
+        _log(level, file_name, line, text)
+
+
+def _log(level: int, file_name: str, line: int, text: str) -> None:
+    LOGGER.handle(LOGGER.makeRecord(LOGGER.name, level, file_name, line, "%s", (text,), None))
+
+
+def is_wanted() -> bool:
+    """Return whether lines are to go to the logger, now or once the library is open."""
+    return _wanted
 
 
 def install(framework: Any) -> None:
