@@ -2,8 +2,8 @@
 
 One thread asks half-plus-two through ``server.predict`` without a pause, while the folder of a model of
 300 MB appears, gets a second version and is taken away again. Each cycle has a rest of its own, before the
-load; a figure is the ratio of the two medians over the cycles. The load average is printed, because the figures
-mean little on a machine that has other things to do.
+load; a figure is the ratio of the two medians over the cycles. The load average is printed, because the
+figures mean little on a machine that has other things to do.
 
 usage: python load_interference.py [CYCLES [MEGABYTES]]
 """
@@ -34,6 +34,8 @@ REST_S = 3.0
 LOOK_EVERY_S = 0.01
 LONGEST_PHASE_S = 120.0
 LIMIT = 3.0
+STALL_S = 0.01
+"""A closed loop counts a stall as one call, so the share of the time spent in those longer is shown, too."""
 WRITE_LARGE_MODEL = """
 import sys, tensorflow as tf
 
@@ -151,9 +153,10 @@ def measure(written: Path, base: Path, cycles: int) -> None:
             median(quantile(seconds, share) for seconds in lists) * 1e6 for share in (0.5, 0.99, 0.999, 1)
         )
         calls, length_s = median(map(len, lists)), median(map(sum, lists))
+        stalled = median(sum(call for call in seconds if call > STALL_S) / sum(seconds) for seconds in lists)
         print(
             f"{name:<20} {length_s:6.2f} s {calls:8.0f} calls   p50 {p50:7.1f} µs   p99 {p99:7.1f} µs   "
-            f"p99.9 {p999:8.1f} µs   longest {longest:9.1f} µs"
+            f"p99.9 {p999:8.1f} µs   longest {longest:9.1f} µs   {stalled:4.1%} of the time stalled"
         )
     at_rest = median(quantile(seconds, 0.99) for seconds in phases.pop("rest"))
     for name, lists in phases.items():

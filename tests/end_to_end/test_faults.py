@@ -1,7 +1,7 @@
 """Whatever is wrong with what a server is given, it serves on, says so once, and recovers by itself.
 
-Each test breaks one thing beside the version 1 that is served, and looks at the answers, at the status, at the
-log (one line with the model, the version and the cause), and at the recovery once the cause is gone.
+Each test breaks one thing beside the version 1 that is served, and looks at the answers, at the status,
+at the log (one line with the model, the version and the cause), and at the recovery once the cause is gone.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,14 +56,16 @@ def put(base: Path, version: int, damage: Damage) -> None:
 
 
 def repair(base: Path, version: int) -> None:
-    """Put a good copy in place of the damaged one, file by file."""
-    for path in HALF_PLUS_TWO.rglob("*"):
-        if path.is_file():
-            target = base / str(version) / path.relative_to(HALF_PLUS_TWO)
-            if target.is_dir():
-                target.rmdir()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
+    """Put the good file in the place of each that is damaged, at one moment."""
+    for good in HALF_PLUS_TWO.rglob("*"):
+        target = base / str(version) / good.relative_to(HALF_PLUS_TWO)
+        if good.is_file() and (not target.exists() or target.read_bytes() != good.read_bytes()):
+            shutil.copy(good, base / "written")
+            (base / "written").replace(target)
+
+
+def leave(folder: Path) -> None:
+    """Damage nothing."""
 
 
 def truncate(name: str) -> Damage:
@@ -100,7 +102,7 @@ def retag(folder: Path) -> None:
             remove("variables/variables.index"), "waiting for variables/variables.index", id="missing index"
         ),
         pytest.param(
-            fill("saved_model.pb", b"\xffgarbage"),
+            fill("saved_model.pb", b"this is not a saved model\n"),
             "waiting for the rest of saved_model.pb",
             id="garbage saved_model.pb",
         ),
@@ -136,7 +138,7 @@ def test_a_version_that_is_not_whole_is_waited_for(
         pytest.param(truncate(SHARD), False, "OUT_OF_RANGE", "Read less bytes", id="truncated variables"),
         pytest.param(remove(SHARD), False, "NOT_FOUND", SHARD, id="missing shard"),
         pytest.param(
-            fill("saved_model.pb", b"\xffgarbage"),
+            fill("saved_model.pb", b"this is not a saved model\n"),
             False,
             "DATA_LOSS",
             "Can't parse",
@@ -183,7 +185,7 @@ def make_endless(base: Path) -> Callable[[], None]:
 
     def heal() -> None:
         (base / "2").unlink()
-        put(base, 2, lambda folder: None)
+        put(base, 2, leave)
 
     return heal
 
@@ -225,7 +227,7 @@ def test_a_base_path_that_vanishes_takes_no_version_with_it(base: Path, story: S
         assert answers(server) == [2.5]
         assert len(story.lines_with(status.error)) == len(story.lines) == 1
 
-        put(base.with_name("away"), 2, lambda folder: None)
+        put(base.with_name("away"), 2, leave)
         base.with_name("away").rename(base)
         story.wait_until(lambda: story.has(1, ManagerState.END))
         server.models.refresh(["m"])
@@ -308,7 +310,7 @@ def test_a_config_file_with_a_syntax_error_changes_nothing(base: Path, story: St
         assert answers(server) == [2.5]
 
         replace_file(config, config_text(base, "model_version_policy { all {} }"))
-        put(base, 2, lambda folder: None)
+        put(base, 2, leave)
         story.wait_until(lambda: story.has(2, ManagerState.AVAILABLE))
         assert server.models.list() != before
         assert answers(server, version=1) == answers(server, version=2) == [2.5]
@@ -335,5 +337,10 @@ def test_a_label_of_an_absent_version_moves_once_the_version_is_there(base: Path
         ):
             server.models.set_labels("m", {"stable": 2})
 
-        put(base, 2, lambda folder: None)
+        put(base, 2, leave)
         story.wait_until(lambda: story.has(2, ManagerState.AVAILABLE))
+        story.wait_until(lambda: server.models.status("m").labels == {"stable": 2})
+        assert answers(server, label="stable") == [2.5]
+        assert (
+            len(story.lines_with("version 2 of model m", "not currently available")) == len(story.lines) == 1
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import threading
@@ -28,6 +29,9 @@ DT_FLOAT = 1
 POLL_INTERVAL_S = 0.05
 LONGEST_CALL_S = 60.0
 MOST_PROBLEMS = 10
+FEW, MANY = 6, 50
+"""Swaps; the rates of many are shown, asserted they are not."""
+
 PIECES = 4
 COPIED_IN_PLACE = 3
 """The version that is copied in place, file by file and piece by piece."""
@@ -82,7 +86,7 @@ def asking_predict(server: inserve.Server) -> Callable[[], int]:
     return lambda: int(server.predict("m", {"x": ROW})["y"][0])
 
 
-def asking_through(channel: grpc.Channel) -> Callable[[], int]:
+def asking_through(channel: Any) -> Callable[[], int]:
     """Return what asks over *channel*; the version in the ``ModelSpec`` must be that of the value."""
     request = messages.PredictRequest()
     request.model_spec.name = "m"
@@ -90,7 +94,7 @@ def asking_through(channel: grpc.Channel) -> Callable[[], int]:
     request.inputs["x"].tensor_shape.dim.add(size=1)
     request.inputs["x"].float_val.append(0.0)
     data = request.SerializeToString()
-    call: Any = channel.unary_unary(PREDICT)
+    call = channel.unary_unary(PREDICT)
 
     def ask() -> int:
         response = messages.PredictResponse.FromString(call(data, timeout=LONGEST_CALL_S))
@@ -121,9 +125,13 @@ def copy_in_place(model: Path, base: Path, version: int, after_each_piece: Calla
                 after_each_piece()
 
 
-@pytest.mark.parametrize("swaps", [6, pytest.param(50, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("swaps", [FEW, pytest.param(MANY, marks=pytest.mark.nightly)])
 def test_no_request_notices_that_versions_are_swapped(
-    swaps: int, versioned_model: Path, story: Story, tmp_path: Path
+    swaps: int,
+    versioned_model: Path,
+    story: Story,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     base = tmp_path / "m"
     write_and_rename(versioned_model, base, 1)
@@ -175,13 +183,14 @@ def test_no_request_notices_that_versions_are_swapped(
             is_over.set()
             for thread in threads:
                 thread.join(LONGEST_CALL_S)
-    for kind in dict.fromkeys(client.kind for client in clients):
-        answers = sum(client.answers for client in clients if client.kind == kind)
-        print(f"{kind}: {answers} answers, {answers / seconds:.0f}/s")
-    print(
-        f"{swaps} swaps in {seconds:.1f} s; resident {resident_after_first / 2**20:.1f} MiB after the first, "
-        f"{resident_at_end / 2**20:.1f} MiB after the last"
-    )
+    with capsys.disabled() if swaps == MANY else contextlib.nullcontext():
+        for kind in dict.fromkeys(client.kind for client in clients):
+            num_answers = sum(client.answers for client in clients if client.kind == kind)
+            print(f"\n{kind}: {num_answers} answers, {num_answers / seconds:.0f}/s", end="")
+        print(
+            f"\n{swaps} swaps in {seconds:.1f} s; resident {resident_after_first / 2**20:.1f} MiB after the "
+            f"first, {resident_at_end / 2**20:.1f} MiB after the last"
+        )
 
     assert [problem for client in clients for problem in client.problems] == []
     assert [event for event in story.events if event.error is not None] == []

@@ -441,6 +441,18 @@ def test_a_failed_version_is_loaded_anew_by_itself_where_that_is_wanted() -> Non
     assert (state.error, state.attempts) == (None, 3)
 
 
+def test_each_failed_attempt_has_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    bench = bench_with(max_num_retries=1, interval_s=5.0)
+    bench.aspire("m", {1: FakeLoader(load_errors=[NotFoundError("gone"), NotFoundError("gone")])})
+    bench.settle()
+    bench.advance(5.0)
+    bench.settle()
+    assert caplog.messages == [
+        "Loading servable: {name: m version: 1} failed and is tried again: NOT_FOUND: gone",
+        "Servable {name: m version: 1} cannot be loaded: NOT_FOUND: gone",
+    ]
+
+
 def test_the_log_tells_the_stages_of_a_load_and_an_unload(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "inserve.lifecycle")
     bench = bench_with()

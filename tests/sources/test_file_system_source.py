@@ -335,6 +335,20 @@ def test_a_version_that_was_just_written_is_taken_once_it_has_been_left_alone(tm
     assert rig.source.stop(LIMIT_S)
 
 
+def test_a_version_that_is_only_left_alone_for_a_while_is_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(poll_interval_s=30.0, quiet_period_s=5.0)
+    publish(tmp_path, "1")
+    rig.wall_offset_s = max(path.stat().st_ctime for path in tmp_path.rglob("*"))
+    rig.source.update([model(tmp_path)])
+    rig.source.start()
+    assert rig.next_versions() == []
+    assert rig.source.stop(LIMIT_S)
+    assert rig.waiting() == {1: "waiting for its files to stop changing"}
+    assert caplog.messages == []
+
+
 def test_a_version_with_times_in_the_future_is_taken_when_it_looks_the_same_for_that_long(
     tmp_path: Path, rig: Rig
 ) -> None:

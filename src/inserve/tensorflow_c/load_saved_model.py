@@ -9,6 +9,7 @@ from typing import Any
 from inserve.errors import InserveError, NotFoundError, UnimplementedError
 from inserve.tensorflow_c import fork_guard, log
 from inserve.tensorflow_c.library import Library, load_library
+from inserve.tensorflow_c.process_end import load_in_progress
 from inserve.tensorflow_c.run_options import calling_thread_options
 from inserve.tensorflow_c.session import GraphSession
 from inserve.tensorflow_c.session_options import new_session_options
@@ -71,16 +72,17 @@ def load_saved_model(path: str, tags: Sequence[str] = ("serve",), config: bytes 
     tag_strings = [ffi.new("char[]", tag) for tag in encoded_tags]
     tag_array = ffi.new("char *[]", tag_strings)
     graph = lib.TF_NewGraph()
-    pointer = lib.TF_LoadSessionFromSavedModel(
-        options,
-        calling_thread_options(library),
-        encoded_path,
-        tag_array,
-        len(tag_strings),
-        graph,
-        meta_graph,
-        status,
-    )
+    with load_in_progress():
+        pointer = lib.TF_LoadSessionFromSavedModel(
+            options,
+            calling_thread_options(library),
+            encoded_path,
+            tag_array,
+            len(tag_strings),
+            graph,
+            meta_graph,
+            status,
+        )
     error = error_of(library, status)
     if error is not None:
         lib.TF_DeleteGraph(graph)

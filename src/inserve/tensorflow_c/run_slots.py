@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
@@ -164,6 +165,16 @@ class RunSlots:
         with self._lock:
             if self.refusal is None:
                 self.refusal = message
+
+    def wait_until_idle(self, deadline: float) -> None:
+        """Return when no run is in progress, at *deadline* (monotonic seconds) at the latest.
+
+        Call ``refuse`` before.
+        """
+        while True:
+            self.returned.clear()
+            if not self.in_progress() or not self.returned.wait(max(0.0, deadline - time.monotonic())):
+                return
 
     def drain(self) -> None:
         """Wait until no run is in progress and free all slots; call ``refuse`` before."""

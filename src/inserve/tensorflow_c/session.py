@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from inserve.errors import FailedPreconditionError, InvalidArgumentError
-from inserve.tensorflow_c import fork_guard, log
+from inserve.tensorflow_c import fork_guard, log, process_end
 from inserve.tensorflow_c.library import Library
 from inserve.tensorflow_c.run_slots import RunSlot
 from inserve.tensorflow_c.runner import Endpoint, GraphRunner
@@ -44,6 +44,7 @@ class GraphSession:
         self._free.atexit = False
         self._refusal: str | None = None
         fork_guard.register(self)
+        process_end.register(self)
 
     def __repr__(self) -> str:
         return f"<GraphSession {self._name!r} [{'closed' if self._closing else 'open'}]>"
@@ -91,6 +92,25 @@ class GraphSession:
         finally:
             self._closed.set()
         log.raise_interrupt()
+
+    def cancel_runs(self) -> None:
+        """Refuse runs from now on and cancel those in progress, freeing nothing; ``process_end`` calls it."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+            self._refusal = process_end.ENDING_MESSAGE
+            runners = list(self._runners)
+        for runner in runners:
+            runner.slots.refuse(self._refusal)
+        if any(runner.slots.in_progress() for runner in runners):
+            self._library.lib.TF_CloseSession(self._pointer, new_status(self._library))
+
+    def wait_for_runs(self, deadline: float) -> None:
+        """Return when no run is in progress or at *deadline*; ``process_end`` calls it."""
+        for runner in list(self._runners):
+            runner.slots.wait_until_idle(deadline)
+        self._closed.set()
 
     def refuse_after_fork(self) -> None:
         """Answer every further call with an error and free nothing; ``fork_guard`` calls it."""
