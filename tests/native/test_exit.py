@@ -66,6 +66,14 @@ threading.Thread(target=runner.run, args=([],), daemon=True).start()
 while not runner.slots.in_progress():
     pass
 """,
+    "while daemon threads are in long runs": """
+model = load_saved_model(os.path.join(sys.argv[3], "slow", "1"))
+runner = model.session.runner([("x:0", DataType.DT_FLOAT)], ["y:0"])
+for executor in list(Executor) * 2:
+    threading.Thread(target=runner.run, args=([two], None, executor), daemon=True).start()
+while runner.slots.in_progress() < 4:
+    pass
+""",
     "while a daemon thread loads": """
 started = threading.Event()
 def load():
@@ -96,9 +104,10 @@ atexit.register(model.close)
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_process_ends_in_good_order(
-    run_python: RunPython, half_plus_two_path: str, extra_models: Path, ending: str
+    run_python: RunPython, half_plus_two_path: str, extra_models: Path, golden_models: Path, ending: str
 ) -> None:
-    finished = run_python(START + ENDINGS[ending], half_plus_two_path, str(extra_models))
+    arguments = (half_plus_two_path, str(extra_models), str(golden_models))
+    finished = run_python(START + ENDINGS[ending], *arguments)
     assert (finished.returncode, "Traceback" in finished.stderr) == (0, False), finished.stderr
 
 

@@ -19,6 +19,10 @@ __all__ = ["SavedModelServable", "SignatureRun"]
 _MAX_OUTPUT_CHOICES = 64
 """Choices of outputs that are kept prepared for one signature; others are prepared per request."""
 
+_CALLING_THREAD_RUN_S = 5e-3
+"""Up to this a graph runs on the calling thread: TensorFlow's pool would start each operation on
+another core's cold cache, which a few milliseconds of parallel branches do not win back."""
+
 _DEADLINE_MARGIN = 10.0
 """A run whose deadline is further away than this many times its cost needs no timer."""
 
@@ -66,8 +70,9 @@ class SignatureRun:
     def run(self, arrays: Sequence[NDArray[Any]], timeout_s: float | None = None) -> list[NDArray[Any]]:
         """Run the graph on *arrays*, which stand in the order of the signature's inputs.
 
-        They must have passed ``Signature.check``. A run known to be short executes on the calling
-        thread; TensorFlow cannot end such a run, so one whose deadline is near goes to its pool.
+        They must have passed ``Signature.check``. A run known to take a few milliseconds at most
+        executes on the calling thread; TensorFlow cannot end such a run, so one whose deadline is
+        near goes to its pool.
 
         Raises:
             InserveError: What TensorFlow said.
@@ -78,7 +83,7 @@ class SignatureRun:
         seconds = self._estimate(size)
         if (
             seconds is not None
-            and seconds <= SHORT_RUN_S
+            and seconds <= _CALLING_THREAD_RUN_S
             and (timeout_s is None or timeout_s > _DEADLINE_MARGIN * seconds)
         ):
             if self._untimed_runs:

@@ -4,6 +4,9 @@ The global objects of TensorFlow's library are destroyed while a process ends, a
 runs a graph then crashes on them. So the interpreter's exit handlers refuse new runs, cancel those in
 progress, and wait for them and for loads, which cannot be cancelled. An operation in progress is
 never cut short: one that takes longer than ``END_LIMIT_S`` is left to its luck.
+
+The interpreter stops daemon threads wherever they are. One that comes out of a run at that time, or
+wants to begin one, is held here, so that it does not report an error which nobody is left to handle.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["ENDING_MESSAGE", "END_LIMIT_S", "Ending", "load_in_progress", "register"]
+__all__ = ["ENDING_MESSAGE", "END_LIMIT_S", "Ending", "hold_daemon", "load_in_progress", "register"]
 
 ENDING_MESSAGE = "the process is ending"
 
@@ -40,6 +43,7 @@ class Ending(Protocol):
 _registered: dict[int, weakref.ref[Ending]] = {}
 _loads_changed = threading.Condition()
 _loads = 0
+_ending = False
 
 
 def register(ending: Ending) -> None:
@@ -62,7 +66,15 @@ def load_in_progress() -> Iterator[None]:
             _loads_changed.notify_all()
 
 
+def hold_daemon() -> None:
+    """Never return on a daemon thread while the process ends; return at once otherwise."""
+    if _ending and threading.current_thread().daemon:
+        threading.Event().wait()
+
+
 def _end() -> None:
+    global _ending
+    _ending = True
     deadline = time.monotonic() + END_LIMIT_S
     endings = [ending for reference in list(_registered.values()) if (ending := reference()) is not None]
     for ending in endings:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from inserve.errors import FailedPreconditionError
 from inserve.tensorflow_c.library import Library
+from inserve.tensorflow_c.process_end import hold_daemon
 from inserve.tensorflow_c.status import new_status
 from inserve.tensorflow_c.tensor import new_tensor
 from inserve.tensors.dtypes import DataType, ElementType
@@ -107,7 +108,7 @@ class RunSlots:
 
     ``idle`` holds those not in use. A run does ``idle.pop()``, or ``add()`` where that finds none, and
     ``refuse_run(slot)`` if ``refusal`` is not None then; in the end ``idle.append(slot)`` and after that,
-    if ``refusal`` is not None, ``returned.set()``.
+    if ``refusal`` is not None, ``note_return()``.
     """
 
     __slots__ = ("_lock", "_lost", "_make", "_num_slots", "idle", "refusal", "returned")
@@ -139,11 +140,12 @@ class RunSlots:
             FailedPreconditionError: ``refuse`` was called; the text is the one given there.
         """
         with self._lock:
-            if self.refusal is not None:
-                raise FailedPreconditionError(self.refusal)
-            slot = self._make()
-            self._num_slots += 1
-            return slot
+            if self.refusal is None:
+                slot = self._make()
+                self._num_slots += 1
+                return slot
+        hold_daemon()
+        raise FailedPreconditionError(self.refusal)
 
     def refuse_run(self, slot: RunSlot) -> NoReturn:
         """Give *slot* back unused.
@@ -152,8 +154,13 @@ class RunSlots:
             FailedPreconditionError: Always, with the text given to ``refuse``.
         """
         self.idle.append(slot)
-        self.returned.set()
+        self.note_return()
         raise FailedPreconditionError(self.refusal or "")
+
+    def note_return(self) -> None:
+        """Tell those who wait for the last run; call it after giving a slot back where ``refusal`` is set."""
+        self.returned.set()
+        hold_daemon()
 
     def in_progress(self) -> int:
         """Return how many runs are in progress, as of some moment during this call."""

@@ -168,7 +168,7 @@ class GraphRunner:
         finally:
             self._idle.append(slot)
             if slots.refusal is not None:
-                slots.returned.set()  # type: ignore[unreachable]  # closing may begin during the run
+                slots.note_return()  # type: ignore[unreachable]  # closing may begin during the run
 
     def _refuse_dtype(self, index: int, array: NDArray[Any]) -> NoReturn:
         feed = self._feeds[index]
