@@ -23,6 +23,7 @@ NAMES = [
     "NotFoundError",
     "OutOfRangeError",
     "PermissionDeniedError",
+    "RemoteSourceOptions",
     "ResourceExhaustedError",
     "Server",
     "Signature",

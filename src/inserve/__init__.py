@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from inserve.server.model_config import ModelConfig
     from inserve.server.model_server import Server
     from inserve.server.record_warmup import WarmupRecording, record_warmup
+    from inserve.sources.remote_source import RemoteSourceOptions
     from inserve.sources.version_selection import All, Latest, Specific
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "NotFoundError",
     "OutOfRangeError",
     "PermissionDeniedError",
+    "RemoteSourceOptions",
     "ResourceExhaustedError",
     "Server",
     "Signature",
@@ -77,6 +79,7 @@ _MODULE_BY_NAME = {
     "Latest": "inserve.sources.version_selection",
     "Model": "inserve.server.model",
     "ModelConfig": "inserve.server.model_config",
+    "RemoteSourceOptions": "inserve.sources.remote_source",
     "Server": "inserve.server.model_server",
     "Signature": "inserve.saved_model.signature",
     "Specific": "inserve.sources.version_selection",

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import grpc
 import numpy as np
 import pytest
@@ -286,3 +287,15 @@ def test_models_cannot_be_changed_before_the_start_nor_after_the_stop() -> None:
     other.stop()
     with pytest.raises(inserve.FailedPreconditionError, match="the server is stopped"):
         other.models.add("m", HALF_PLUS_TWO)
+
+
+def test_a_model_in_a_remote_store_is_served_from_the_cache_folder(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{HALF_PLUS_TWO}/1", "/test_model_server/half_plus_two/1", recursive=True)
+    remote = inserve.RemoteSourceOptions(cache_dir=str(tmp_path))
+    try:
+        with inserve.Server(models={"m": "memory://test_model_server/half_plus_two"}, remote=remote) as other:
+            assert other.predict("m", {"x": [1.0]})["y"].tolist() == [2.5]
+            assert [path.name for path in tmp_path.rglob("saved_model.pb")] == ["saved_model.pb"]
+    finally:
+        memory.rm("/test_model_server", recursive=True)

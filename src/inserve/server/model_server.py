@@ -50,6 +50,7 @@ from inserve.server.config_files import model_configs, read_model_configs
 from inserve.server.model_config import ModelConfig
 from inserve.server.models import Models
 from inserve.server.options import InitialWait, ServerOptions, addresses, initial_load_threads
+from inserve.sources.remote_source import RemoteSourceOptions
 from inserve.sources.storage_path_source import StoragePathSource
 from inserve.tensorflow_c.devices import list_devices
 from inserve.tensorflow_c.load_saved_model import load_saved_model
@@ -105,6 +106,7 @@ class Server:
         max_num_load_retries: int = 0,
         load_retry_interval: float = 60.0,
         reload_failed_after: float | None = 30.0,
+        remote: RemoteSourceOptions | None = None,
         memory_budget: int | None = None,
         allow_version_labels_for_unavailable_models: bool = True,
     ) -> None:
@@ -132,6 +134,7 @@ class Server:
             max_num_load_retries=max_num_load_retries,
             load_retry_interval=load_retry_interval,
             reload_failed_after=reload_failed_after,
+            remote=remote,
             memory_budget=memory_budget,
             allow_version_labels_for_unavailable_models=allow_version_labels_for_unavailable_models,
         )
@@ -159,7 +162,9 @@ class Server:
             allow_unavailable=options.allow_version_labels_for_unavailable_models,
         )
         self._source = StoragePathSource(
-            poll_interval_s=options.poll_interval, check_complete=options.check_complete
+            poll_interval_s=options.poll_interval,
+            check_complete=options.check_complete,
+            remote=options.remote,
         )
         self._source.set_aspired_versions_callback(self._aspire)
         self._model_options = SavedModelOptions(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from inserve.frontends.grpc_api.grpc_server import TransportName
+from inserve.sources.remote_source import RemoteSourceOptions
 
 __all__ = ["InitialWait", "ServerOptions", "addresses", "initial_load_threads"]
 
@@ -75,6 +76,8 @@ class ServerOptions:
     reload_failed_after: float | None = 30.0
     """A failed version that is still there is tried anew after this, then after twice that, up to an
     hour; None: only when asked (``models.retry``)."""
+    remote: RemoteSourceOptions | None = None
+    """Where copies of remote models are kept and how their stores are polled; None: the defaults."""
     memory_budget: int | None = None
     """Bytes that all loaded versions together may be estimated at; None: the control group's limit or
     the machine's memory."""

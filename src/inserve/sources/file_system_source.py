@@ -49,7 +49,8 @@ class FileSystemSource:
     have not changed for *quiet_period_s* seconds (default: the poll interval, at most 1 s). Until then it is
     not counted among the versions, so an older one stays; ``status`` tells what it waits for, and a warning
     does if it is more than the quiet period. That does not apply to a model that is polled once, nor on
-    ``refresh``: whoever asks has finished writing. A version that is already aspired to is not examined again.
+    ``refresh``: whoever asks has finished writing. A version that is already aspired to is not examined
+    again.
 
     Rules: TensorFlow Serving, ``sources/storage_path/file_system_storage_path_source.cc``, except: each model
     is polled for itself. There, one missing base path holds back the version changes of every model. Here as
