@@ -9,6 +9,8 @@ from pathlib import Path
 
 # The golden answers were recorded with oneDNN's kernels; TensorFlow leaves them off on some processors.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# The judge of the golden corpus silences TensorFlow where nothing is set; tests of its log lines follow.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
 
 
 def _version(distribution: str) -> str:
