@@ -31,6 +31,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "resources": LEVEL_0,
     "lifecycle": LEVEL_0 | {"resources"},
     "tensorflow_c": LEVEL_0 | {"tensors.dtypes", "tensors.flat_tensor"},
+    "tflite": LEVEL_0 | {"tensorflow_c.interface", "tensors"},
     "sources": LIFECYCLE,
     "batching": LEVEL_0 | {"tensorflow_c.interface", "tensors"},
     "saved_model": VALUES | {"lifecycle", "batching", "tensorflow_c"},
@@ -39,7 +40,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "frontends.rest_api": LEVEL_0 | {"handlers", "tensors"},
     "frontends.dashboard": LEVEL_0 | {"handlers", "tensors"},
     "server": VALUES
-    | {"lifecycle", "tensorflow_c", "sources", "batching", "saved_model", "handlers", "frontends"},
+    | {"lifecycle", "tensorflow_c", "tflite", "sources", "batching", "saved_model", "handlers", "frontends"},
     "client": LEVEL_0,
     "testing": VALUES | {"tensorflow_c.interface", "lifecycle"},
     "demo_data": frozenset(),

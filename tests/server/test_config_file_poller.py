@@ -13,6 +13,11 @@ from inserve.testing import ManualClock
 LIMIT_S = 30.0
 
 
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the poller logged; threads of other tests may still be logging."""
+    return [record.getMessage() for record in caplog.records if record.name == "inserve.server"]
+
+
 class Scene:
     """A poller of a file whose application notes the text, and fails on ``bad``."""
 
@@ -28,6 +33,12 @@ class Scene:
         self.applied.append(text)
         if text.startswith("bad"):
             raise InvalidArgumentError(f"cannot use\n{text}")
+
+    def write(self, text: str) -> None:
+        """Put the whole text there at once: the thread may be looking."""
+        new = self.path.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self.path)
 
     def poll(self) -> None:
         self.poller.refresh(LIMIT_S)
@@ -45,13 +56,13 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 def test_a_file_that_stays_as_it_is_is_not_applied_again(scene: Scene) -> None:
     for _ in range(3):
         scene.poll()
-    scene.path.write_text("first")
+    scene.write("first")
     scene.poll()
     assert scene.applied == []
 
 
 def test_a_changed_file_is_applied_once(scene: Scene) -> None:
-    scene.path.write_text("second")
+    scene.write("second")
     scene.poll()
     scene.poll()
     assert scene.applied == ["second"]
@@ -59,7 +70,7 @@ def test_a_changed_file_is_applied_once(scene: Scene) -> None:
 
 def test_the_file_is_looked_at_every_interval(scene: Scene) -> None:
     scene.poll()
-    scene.path.write_text("second")
+    scene.write("second")
     scene.clock.block_until_waiting(1)
     scene.clock.advance(9.0)
     assert scene.applied == []
@@ -72,16 +83,16 @@ def test_a_file_that_cannot_be_applied_is_tried_at_each_poll_and_logged_once(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "inserve.server")
-    scene.path.write_text("bad text")
+    scene.write("bad text")
     scene.poll()
     scene.poll()
     assert scene.applied == ["bad text", "bad text"]
-    assert caplog.messages == [
+    assert messages(caplog) == [
         f"Model config file {scene.path}: cannot use bad text; the models stay as they are"
     ]
-    scene.path.write_text("good")
+    scene.write("good")
     scene.poll()
-    assert caplog.messages[1:] == [f"Applied the changed model config file {scene.path}"]
+    assert messages(caplog)[1:] == [f"Applied the changed model config file {scene.path}"]
 
 
 def test_a_file_that_vanishes_is_logged_once_and_applied_when_it_is_back_changed(
@@ -90,19 +101,19 @@ def test_a_file_that_vanishes_is_logged_once_and_applied_when_it_is_back_changed
     scene.path.unlink()
     scene.poll()
     scene.poll()
-    assert len(caplog.messages) == 1
-    scene.path.write_text("first")
+    assert len(messages(caplog)) == 1
+    scene.write("first")
     scene.applied.clear()
     scene.poll()
     assert scene.applied == []
-    scene.path.write_text("second")
+    scene.write("second")
     scene.poll()
     assert scene.applied == ["second"]
 
 
 def test_the_content_of_before_applies_again_after_another(scene: Scene) -> None:
     for text in ("second", "first"):
-        scene.path.write_text(text)
+        scene.write(text)
         scene.poll()
     assert scene.applied == ["second", "first"]
 

@@ -5,7 +5,7 @@ Behaviour: TensorFlow Serving, ``servables/tensorflow/predict_impl.cc`` and ``pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,11 @@ from inserve.handlers.predict_codec import (
     to_array,
 )
 from inserve.handlers.request_tap import LogType, RequestTap
-from inserve.handlers.run_signature import run_signature
+from inserve.handlers.run_signature import SignatureResult, run_signature
 from inserve.lifecycle.servable_handle import ServableHandle
 from inserve.saved_model.input_value import array_from_value
 from inserve.saved_model.saved_model_servable import SavedModelServable
-from inserve.saved_model.signature import TensorSpec
+from inserve.saved_model.signature import Signature, TensorSpec
 
 __all__ = ["PredictHandler", "decode_input"]
 
@@ -90,6 +90,41 @@ class PredictHandler:
         if len(aliases) == 1:
             return {aliases[0]: arrays[0]}
         return dict(zip(aliases, arrays, strict=True))
+
+    def predict_bound(
+        self,
+        spec: ModelSpec,
+        bind: Callable[[Signature | None], Mapping[str, NDArray[Any]]],
+        timeout_s: float | None = None,
+        may_block: bool = True,
+    ) -> SignatureResult:
+        """Run the signature that *spec* names on what *bind* makes for it.
+
+        For a form whose values can only be read with the signature at hand. *bind* gets the signature, or None if the model has none of that name, and returns arrays by
+        alias, of the signature's dtypes; what it raises is raised.
+
+        Raises:
+            InserveError: As ``predict``.
+        """
+        handle = self._find(spec)
+        try:
+            signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME
+            inputs = bind(handle.servable.signatures.get(signature_name))
+            aliases, arrays = run_signature(
+                handle.servable,
+                signature_name,
+                inputs,
+                _as_is,
+                (),
+                timeout_s,
+                may_block,
+                self._check_method_name,
+            )
+            if self._tap.listeners:
+                self._tell_of_arrays(handle, spec, inputs, (), aliases, arrays)
+        finally:
+            handle.release()
+        return aliases, arrays
 
     def predict_message(self, request: bytes, timeout_s: float | None, may_block: bool) -> bytes:
         """Return the serialized PredictResponse to a serialized PredictRequest.
@@ -158,6 +193,11 @@ def decode_input(source: TensorSource, spec: TensorSpec) -> NDArray[Any]:
         return to_array(source)
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"tensor parsing error: {spec.alias}") from error
+
+
+def _as_is(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    del spec
+    return array
 
 
 def _as_sent(value: Any, spec: TensorSpec) -> NDArray[Any]:

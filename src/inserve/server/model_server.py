@@ -14,27 +14,13 @@ from numpy.typing import NDArray
 
 from inserve.errors import DeadlineExceededError
 from inserve.frontends.grpc_api.add_to import add_methods_to
-from inserve.frontends.grpc_api.grpc_server import GrpcServer, TransportName
-from inserve.frontends.grpc_api.health_service import HealthWatchHandler, health_service_methods
+from inserve.frontends.grpc_api.grpc_server import TransportName
 from inserve.frontends.grpc_api.inprocess_aio_channel import InprocessAioChannel
 from inserve.frontends.grpc_api.inprocess_channel import InprocessChannel
 from inserve.frontends.grpc_api.inprocess_target import InprocessTarget
 from inserve.frontends.grpc_api.method import MethodTable
-from inserve.frontends.grpc_api.model_service import model_service_methods
-from inserve.frontends.grpc_api.prediction_service import prediction_service_methods
-from inserve.frontends.grpc_api.transport import TransportOptions
-from inserve.handlers.classify import ClassifyHandler
-from inserve.handlers.health import HealthHandler
-from inserve.handlers.model_metadata import ModelMetadataHandler
 from inserve.handlers.model_spec import ModelSpec, ServableFinder
-from inserve.handlers.model_status import ModelStatusHandler
-from inserve.handlers.multi_inference import MultiInferenceHandler
 from inserve.handlers.placement import WouldBlock
-from inserve.handlers.predict import PredictHandler
-from inserve.handlers.prediction_log import prediction_log_replay
-from inserve.handlers.regress import RegressHandler
-from inserve.handlers.reload_config import ReloadConfigHandler
-from inserve.handlers.request_tap import RequestTap
 from inserve.lifecycle.aspired_versions_manager import AspiredVersionsManager, AspiredVersionsManagerOptions
 from inserve.lifecycle.event_bus import EventBus
 from inserve.lifecycle.loader_harness import RetryPolicy
@@ -44,19 +30,23 @@ from inserve.lifecycle.source import ServableData
 from inserve.lifecycle.version_labels import VersionLabels
 from inserve.protos import messages
 from inserve.resources.tracker import ResourceTracker
-from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions
 from inserve.server.config_file_poller import ConfigFilePoller, file_fingerprint
 from inserve.server.config_files import model_configs, read_model_configs
+from inserve.server.grpc_listener import grpc_transport_options, make_grpc_server
 from inserve.server.model_config import ModelConfig
+from inserve.server.model_loading import loader_of_path
 from inserve.server.models import Models
 from inserve.server.options import InitialWait, ServerOptions, addresses, initial_load_threads
+from inserve.server.services import Services
 from inserve.sources.remote_source import RemoteSourceOptions
 from inserve.sources.storage_path_source import StoragePathSource
 from inserve.tensorflow_c.devices import list_devices
-from inserve.tensorflow_c.load_saved_model import load_saved_model
 
 if TYPE_CHECKING:
     import grpc as grpc_package
+
+    from inserve.batching.options import BatchingOptions
+    from inserve.frontends.grpc_api.credentials import SslOptions
 
 __all__ = ["ModelsArgument", "Server"]
 
@@ -84,7 +74,15 @@ class Server:
         models: ModelsArgument = (),
         *,
         grpc: str | Sequence[str] | None = None,
+        rest: str | Sequence[str] | None = None,
         grpc_transport: TransportName = "auto",
+        grpc_channel_arguments: Sequence[tuple[str, int | str]] = (),
+        ssl: SslOptions | None = None,
+        use_alts_credentials: bool = False,
+        rest_timeout: float | None = 30.0,
+        rest_cors: bool = False,
+        rest_max_body_bytes: int = ServerOptions.rest_max_body_bytes,
+        prometheus_path: str | None = None,
         max_workers: int = ServerOptions.max_workers,
         max_queued: int = ServerOptions.max_queued,
         check_shapes: bool = True,
@@ -92,6 +90,12 @@ class Server:
         enable_signature_method_name_check: bool = False,
         tags: Sequence[str] = ("serve",),
         session_config: bytes = b"",
+        custom_ops: Sequence[str] = (),
+        batching: BatchingOptions | None = None,
+        enable_per_model_batching_parameters: bool = False,
+        prefer_tflite_model: bool = False,
+        num_tflite_pools: int | None = None,
+        num_tflite_interpreters_per_pool: int = 1,
         enable_model_warmup: bool = True,
         num_request_iterations_for_warmup: int = 1,
         generate_warmup: bool = True,
@@ -100,6 +104,9 @@ class Server:
         config_poll_interval: float | None = None,
         allow_remote_reload: bool = False,
         enable_grpc_healthcheck_service: bool = False,
+        enable_reflection: bool = False,
+        enable_profiler: bool = False,
+        enable_session_service: bool = False,
         initial_wait: InitialWait = "available",
         num_load_threads: int = 2,
         num_unload_threads: int = 1,
@@ -112,7 +119,15 @@ class Server:
     ) -> None:
         options = ServerOptions(
             grpc=addresses(grpc),
+            rest=addresses(rest),
             grpc_transport=grpc_transport,
+            grpc_channel_arguments=tuple(grpc_channel_arguments),
+            ssl=ssl,
+            use_alts_credentials=use_alts_credentials,
+            rest_timeout=rest_timeout,
+            rest_cors=rest_cors,
+            rest_max_body_bytes=rest_max_body_bytes,
+            prometheus_path=prometheus_path,
             max_workers=max_workers,
             max_queued=max_queued,
             check_shapes=check_shapes,
@@ -120,6 +135,12 @@ class Server:
             enable_signature_method_name_check=enable_signature_method_name_check,
             tags=tuple(tags),
             session_config=session_config,
+            custom_ops=tuple(custom_ops),
+            batching=batching,
+            enable_per_model_batching_parameters=enable_per_model_batching_parameters,
+            prefer_tflite_model=prefer_tflite_model,
+            num_tflite_pools=num_tflite_pools,
+            num_tflite_interpreters_per_pool=num_tflite_interpreters_per_pool,
             enable_model_warmup=enable_model_warmup,
             num_request_iterations_for_warmup=num_request_iterations_for_warmup,
             generate_warmup=generate_warmup,
@@ -128,6 +149,9 @@ class Server:
             config_poll_interval=config_poll_interval,
             allow_remote_reload=allow_remote_reload,
             enable_grpc_healthcheck_service=enable_grpc_healthcheck_service,
+            enable_reflection=enable_reflection,
+            enable_profiler=enable_profiler,
+            enable_session_service=enable_session_service,
             initial_wait=initial_wait,
             num_load_threads=num_load_threads,
             num_unload_threads=num_unload_threads,
@@ -167,59 +191,21 @@ class Server:
             remote=options.remote,
         )
         self._source.set_aspired_versions_callback(self._aspire)
-        self._model_options = SavedModelOptions(
-            options.tags,
-            options.session_config,
-            options.check_shapes,
-            options.enable_model_warmup,
-            options.num_request_iterations_for_warmup,
-            options.generate_warmup,
-        )
-        self._replay = prediction_log_replay(options.enable_signature_method_name_check)
+        self._make_loader = loader_of_path(options)
         self.models = Models(self._source, self._monitor, labels, self._manager)
         """The models served: add, remove, list, label them and ask for their status."""
 
         self._finder = ServableFinder(self._manager, labels)
-        self.request_tap = RequestTap()
+        self._services = Services(options, self._finder, self.models, self._monitor, self._reload)
+        self.request_tap = self._services.request_tap
         """Where answered requests can be listened to."""
-        check_method = options.enable_signature_method_name_check
-        self._predict = PredictHandler(
-            self._finder, options.serialize_as_tensor_content, check_method, self.request_tap
-        )
-        prediction_methods = prediction_service_methods(
-            self._predict,
-            ClassifyHandler(self._finder, check_method, self.request_tap),
-            RegressHandler(self._finder, check_method, self.request_tap),
-            MultiInferenceHandler(self._finder, check_method, self.request_tap),
-            ModelMetadataHandler(self._finder),
-        )
-        model_status = ModelStatusHandler(self._monitor, self.models.waiting)
-        reload_config = ReloadConfigHandler(self._reload, counter=_no_counter)
-        self.grpc_methods: MethodTable = {
-            **prediction_methods,
-            **model_service_methods(model_status, reload_config, allow_reload=options.allow_remote_reload),
-        }
+        self._predict = self._services.predict
+        self.grpc_methods: MethodTable = self._services.grpc_methods(options.allow_remote_reload)
         """The gRPC methods by path, bytes to bytes, as remote callers may use them."""
-        inprocess_methods = {
-            **prediction_methods,
-            **model_service_methods(model_status, reload_config, allow_reload=True),
-        }
-        transport_options = TransportOptions(options.max_workers, options.max_queued)
-        self._inprocess = InprocessTarget(inprocess_methods, transport_options)
+        transport_options = grpc_transport_options(options)
+        self._inprocess = InprocessTarget(self._services.grpc_methods(allow_reload=True), transport_options)
         self._pool = self._inprocess.pool
-        self._health = HealthHandler()
-        self._grpc_server: GrpcServer | None = None
-        if options.grpc:
-            has_health = options.enable_grpc_healthcheck_service
-            health_methods = health_service_methods(self._health) if has_health else {}
-            watches = [HealthWatchHandler(self._health, options.max_workers // 4)] if has_health else []
-            self._grpc_server = GrpcServer(
-                {**self.grpc_methods, **health_methods},
-                options.grpc,
-                transport=options.grpc_transport,
-                options=transport_options,
-                generic_handlers=watches,
-            )
+        self._grpc_server = make_grpc_server(self._services, options, transport_options)
 
     def __repr__(self) -> str:
         where = "" if self._grpc_server is None else f" grpc {', '.join(self.grpc_addresses)}"
@@ -258,7 +244,7 @@ class Server:
                     self.models.wait_until_available(timeout=timeout)
                 self._manager.set_num_load_threads(self.options.num_load_threads)
                 self._finder.open()
-                self._health.open()
+                self._services.health.open()
                 if self._config_poller is not None:
                     self._config_poller.start()
                 if self._grpc_server is not None:
@@ -282,7 +268,7 @@ class Server:
 
     def _shut_down(self, grace: float) -> None:
         self._state = "stopping"
-        self._health.close()
+        self._services.health.close()
         try:
             if self._grpc_server is not None:
                 self._grpc_server.stop(grace)
@@ -459,21 +445,11 @@ class Server:
             name,
             [
                 ServableData(
-                    data.id,
-                    None
-                    if data.payload is None
-                    else SavedModelLoader(data.payload, self._model_options, load_saved_model, self._replay),
-                    data.error,
+                    data.id, None if data.payload is None else self._make_loader(data.payload), data.error
                 )
                 for data in versions
             ],
         )
-
-
-def _no_counter(name: str) -> int:
-    """Return 0: no metric is counted, so every name is an unknown one."""
-    del name
-    return 0
 
 
 def _model_configs(models: ModelsArgument) -> list[ModelConfig]:

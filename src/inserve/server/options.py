@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from inserve.frontends.grpc_api.grpc_server import TransportName
 from inserve.sources.remote_source import RemoteSourceOptions
+
+if TYPE_CHECKING:
+    from inserve.batching.options import BatchingOptions
+    from inserve.frontends.grpc_api.credentials import SslOptions
 
 __all__ = ["InitialWait", "ServerOptions", "addresses", "initial_load_threads"]
 
@@ -37,6 +41,41 @@ class ServerOptions:
     """Long calls that may wait for such a thread; more are refused with RESOURCE_EXHAUSTED."""
     check_shapes: bool = True
     """Refuse inputs whose rank or sizes differ from the signature."""
+    rest: tuple[str, ...] = ()
+    """Addresses ``host:port`` of the REST server (port 0 takes a free one)."""
+    rest_timeout: float | None = 30.0
+    """How long a model may run for one REST request; None without limit."""
+    rest_cors: bool = False
+    """Send the headers that let pages of any origin use the REST API."""
+    rest_max_body_bytes: int = 2**31 - 1
+    """The largest body that the REST server reads."""
+    prometheus_path: str | None = None
+    """Path on the REST server of a page with the metrics for Prometheus; None: there is none."""
+    ssl: SslOptions | None = None
+    """Key and certificate for TLS on the gRPC addresses."""
+    use_alts_credentials: bool = False
+    """Google's ALTS on the gRPC addresses instead; works on Google Cloud only."""
+    grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
+    """gRPC's own arguments (``grpc.max_concurrent_streams``, ...)."""
+    enable_reflection: bool = False
+    """Answer gRPC server reflection, so that tools need no definitions."""
+    enable_profiler: bool = False
+    """Answer ``tensorflow.ProfilerService``, which TensorBoard captures profiles with; the first capture
+    imports TensorFlow."""
+    enable_session_service: bool = False
+    """Answer ``tensorflow.serving.SessionService``: runs of tensors by their names in the graph."""
+    custom_ops: tuple[str, ...] = ()
+    """Libraries of custom operations: paths, or packages that contain them."""
+    batching: BatchingOptions | None = None
+    """Merge concurrent requests into batches; None: do not."""
+    enable_per_model_batching_parameters: bool = False
+    """Take the parameters of *batching* from the ``batching_params.pbtxt`` of each version that has one."""
+    prefer_tflite_model: bool = False
+    """Serve ``model.tflite`` of a version where there is one."""
+    num_tflite_pools: int | None = None
+    """Pools of interpreters for each TFLite model; None: as many as processors."""
+    num_tflite_interpreters_per_pool: int = 1
+    """Interpreters in each of these pools."""
     serialize_as_tensor_content: bool = False
     """Put the values of responses into ``tensor_content`` instead of typed fields."""
     enable_signature_method_name_check: bool = False
@@ -88,6 +127,8 @@ class ServerOptions:
         for name, least in (
             ("max_workers", 1),
             ("max_queued", 0),
+            ("rest_max_body_bytes", 0),
+            ("num_tflite_interpreters_per_pool", 1),
             ("num_request_iterations_for_warmup", 1),
             ("num_load_threads", 0),
             ("num_unload_threads", 0),
@@ -100,6 +141,14 @@ class ServerOptions:
             raise ValueError(f"reload_failed_after is {self.reload_failed_after}, expected above 0 or None")
         if self.config_poll_interval is not None and not self.config_poll_interval > 0:
             raise ValueError(f"config_poll_interval is {self.config_poll_interval}, expected above 0 or None")
+        if self.rest_timeout is not None and not self.rest_timeout > 0:
+            raise ValueError(f"rest_timeout is {self.rest_timeout}, expected above 0 or None")
+        if self.num_tflite_pools is not None and self.num_tflite_pools < 1:
+            raise ValueError(f"num_tflite_pools is {self.num_tflite_pools}, expected at least 1 or None")
+        if self.prometheus_path is not None and not self.prometheus_path.startswith("/"):
+            raise ValueError(f"prometheus_path is {self.prometheus_path!r}, expected it to start with /")
+        if self.ssl is not None and self.use_alts_credentials:
+            raise ValueError("expected either ssl or use_alts_credentials, got both")
         if self.initial_wait not in get_args(InitialWait):
             raise ValueError(f"initial_wait is {self.initial_wait!r}, expected 'available' or 'settled'")
         if self.memory_budget is not None and self.memory_budget < 0:

@@ -1,0 +1,72 @@
+"""The handlers of a server and the gRPC methods that reach them; front-ends are built on these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from inserve.frontends.grpc_api.method import MethodTable
+from inserve.frontends.grpc_api.model_service import model_service_methods
+from inserve.frontends.grpc_api.prediction_service import prediction_service_methods
+from inserve.handlers.classify import ClassifyHandler
+from inserve.handlers.health import HealthHandler
+from inserve.handlers.model_metadata import ModelMetadataHandler
+from inserve.handlers.model_spec import ServableFinder
+from inserve.handlers.model_status import ModelStatusHandler
+from inserve.handlers.multi_inference import MultiInferenceHandler
+from inserve.handlers.predict import PredictHandler
+from inserve.handlers.regress import RegressHandler
+from inserve.handlers.reload_config import ReloadConfigHandler
+from inserve.handlers.request_tap import RequestTap
+from inserve.lifecycle.servable_state_monitor import ServableStateMonitor
+from inserve.protos import messages
+from inserve.server.models import Models
+from inserve.server.options import ServerOptions
+
+__all__ = ["Services"]
+
+
+class Services:
+    """One handler for each RPC, over the servables that *finder* finds; built once, called by many threads.
+
+    *reload* applies a ModelServerConfig, within so many seconds.
+    """
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        finder: ServableFinder,
+        models: Models,
+        monitor: ServableStateMonitor,
+        reload: Callable[[messages.ModelServerConfig, float | None], None],
+    ) -> None:
+        check_method = options.enable_signature_method_name_check
+        self.models = models
+        self.request_tap = RequestTap()
+        self.predict = PredictHandler(
+            finder, options.serialize_as_tensor_content, check_method, self.request_tap
+        )
+        self.classify = ClassifyHandler(finder, check_method, self.request_tap)
+        self.regress = RegressHandler(finder, check_method, self.request_tap)
+        self.multi_inference = MultiInferenceHandler(finder, check_method, self.request_tap)
+        self.model_metadata = ModelMetadataHandler(finder)
+        self.model_status = ModelStatusHandler(monitor, models.waiting)
+        self.reload_config = ReloadConfigHandler(reload, counter=_no_counter)
+        self.health = HealthHandler()
+
+    def grpc_methods(self, allow_reload: bool) -> MethodTable:
+        """Return the gRPC methods by path, bytes to bytes.
+
+        Without *allow_reload* ``HandleReloadConfigRequest`` is refused.
+        """
+        return {
+            **prediction_service_methods(
+                self.predict, self.classify, self.regress, self.multi_inference, self.model_metadata
+            ),
+            **model_service_methods(self.model_status, self.reload_config, allow_reload=allow_reload),
+        }
+
+
+def _no_counter(name: str) -> int:
+    """Return 0: no metric is counted, so every name is an unknown one."""
+    del name
+    return 0
