@@ -100,8 +100,9 @@ class PredictHandler:
     ) -> SignatureResult:
         """Run the signature that *spec* names on what *bind* makes for it.
 
-        For a form whose values can only be read with the signature at hand. *bind* gets the signature, or None if the model has none of that name, and returns arrays by
-        alias, of the signature's dtypes; what it raises is raised.
+        For a form whose values can only be read with the signature at hand. *bind* gets the
+        signature, or None if the model has none of that name, and returns arrays by alias, of the
+        signature's dtypes; what it raises is raised.
 
         Raises:
             InserveError: As ``predict``.
