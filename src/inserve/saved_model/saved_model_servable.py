@@ -124,7 +124,7 @@ class SavedModelServable:
         self._model = model
         self._runs: dict[tuple[str, tuple[str, ...]], SignatureRun] = {}
         self._runs_of_all_outputs: dict[str, SignatureRun] = {}
-        self._tensor_runs: dict[tuple[tuple[str, ...], tuple[str, ...]], SignatureRun] = {}
+        self._tensor_runs: dict[tuple[tuple[tuple[str, DataType], ...], tuple[str, ...]], SignatureRun] = {}
         self._costs = {key: RunCost() for key in self.signatures}
 
     def __repr__(self) -> str:
@@ -158,22 +158,34 @@ class SavedModelServable:
                 self._runs[key] = run
         return run
 
-    def tensor_run(self, string_feeds: tuple[str, ...], fetches: tuple[str, ...]) -> SignatureRun:
-        """Return a run that is fed strings and fetches tensors, all by their names in the graph.
+    def run_of_tensors(
+        self, feeds: tuple[tuple[str, DataType], ...], fetches: tuple[str, ...]
+    ) -> SignatureRun:
+        """Return a run that feeds and fetches tensors by their names in the graph, ``operation:index``.
 
-        Its ``output_aliases`` are *fetches*; its cost is its own.
+        Its ``output_aliases`` are *fetches*; its cost is its own. Nothing of what it is fed is checked:
+        shapes that a kernel cannot take may end the process (``is_fragile``).
 
         Raises:
-            InserveError: The graph lacks one of the tensors.
+            InvalidArgumentError: The graph lacks one of the tensors, a feed has another type there, or
+                no array can have the type of a tensor.
+            FailedPreconditionError: The version is closed.
         """
-        key = (string_feeds, fetches)
+        key = (feeds, fetches)
         run = self._tensor_runs.get(key)
         if run is None:
-            feeds = [(name, DataType.DT_STRING) for name in string_feeds]
             run = SignatureRun(self._model.session.runner(feeds, fetches), fetches, RunCost())
             if len(self._tensor_runs) < _MAX_OUTPUT_CHOICES:
                 self._tensor_runs[key] = run
         return run
+
+    def tensor_run(self, string_feeds: tuple[str, ...], fetches: tuple[str, ...]) -> SignatureRun:
+        """Return ``run_of_tensors`` where every feed is a tensor of strings.
+
+        Raises:
+            InserveError: As ``run_of_tensors``.
+        """
+        return self.run_of_tensors(tuple((name, DataType.DT_STRING) for name in string_feeds), fetches)
 
     def close(self) -> None:
         """Free the session once no run is in progress; more calls do nothing."""
