@@ -6,21 +6,16 @@ import asyncio
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from numpy.typing import NDArray
-
-from inserve.errors import DeadlineExceededError
 from inserve.frontends.grpc_api.add_to import add_methods_to
 from inserve.frontends.grpc_api.grpc_server import TransportName
 from inserve.frontends.grpc_api.inprocess_aio_channel import InprocessAioChannel
 from inserve.frontends.grpc_api.inprocess_channel import InprocessChannel
 from inserve.frontends.grpc_api.inprocess_target import InprocessTarget
 from inserve.frontends.grpc_api.method import MethodTable
-from inserve.handlers.model_spec import ModelSpec, ServableFinder
-from inserve.handlers.placement import WouldBlock
+from inserve.handlers.model_spec import ServableFinder
 from inserve.lifecycle.aspired_versions_manager import AspiredVersionsManager, AspiredVersionsManagerOptions
 from inserve.lifecycle.event_bus import EventBus
 from inserve.lifecycle.loader_harness import RetryPolicy
@@ -33,6 +28,7 @@ from inserve.resources.tracker import ResourceTracker
 from inserve.server.config_file_poller import ConfigFilePoller, file_fingerprint
 from inserve.server.config_files import model_configs, read_model_configs
 from inserve.server.grpc_listener import grpc_transport_options, make_grpc_server
+from inserve.server.inprocess_calls import InprocessCalls
 from inserve.server.model_config import ModelConfig
 from inserve.server.model_loading import loader_of_path
 from inserve.server.models import Models
@@ -58,7 +54,7 @@ ModelsArgument: TypeAlias = (
 _STOP_LIMIT_S = 60.0
 
 
-class Server:
+class Server(InprocessCalls):
     """Serves models in this process: to plain calls, to gRPC stubs without a socket, and over gRPC.
 
     Constructing checks the arguments and does nothing else. ``start`` (or entering a ``with`` or
@@ -117,51 +113,8 @@ class Server:
         memory_budget: int | None = None,
         allow_version_labels_for_unavailable_models: bool = True,
     ) -> None:
-        options = ServerOptions(
-            grpc=addresses(grpc),
-            rest=addresses(rest),
-            grpc_transport=grpc_transport,
-            grpc_channel_arguments=tuple(grpc_channel_arguments),
-            ssl=ssl,
-            use_alts_credentials=use_alts_credentials,
-            rest_timeout=rest_timeout,
-            rest_cors=rest_cors,
-            rest_max_body_bytes=rest_max_body_bytes,
-            prometheus_path=prometheus_path,
-            max_workers=max_workers,
-            max_queued=max_queued,
-            check_shapes=check_shapes,
-            serialize_as_tensor_content=serialize_as_tensor_content,
-            enable_signature_method_name_check=enable_signature_method_name_check,
-            tags=tuple(tags),
-            session_config=session_config,
-            custom_ops=tuple(custom_ops),
-            batching=batching,
-            enable_per_model_batching_parameters=enable_per_model_batching_parameters,
-            prefer_tflite_model=prefer_tflite_model,
-            num_tflite_pools=num_tflite_pools,
-            num_tflite_interpreters_per_pool=num_tflite_interpreters_per_pool,
-            enable_model_warmup=enable_model_warmup,
-            num_request_iterations_for_warmup=num_request_iterations_for_warmup,
-            generate_warmup=generate_warmup,
-            poll_interval=poll_interval,
-            check_complete=check_complete,
-            config_poll_interval=config_poll_interval,
-            allow_remote_reload=allow_remote_reload,
-            enable_grpc_healthcheck_service=enable_grpc_healthcheck_service,
-            enable_reflection=enable_reflection,
-            enable_profiler=enable_profiler,
-            enable_session_service=enable_session_service,
-            initial_wait=initial_wait,
-            num_load_threads=num_load_threads,
-            num_unload_threads=num_unload_threads,
-            max_num_load_retries=max_num_load_retries,
-            load_retry_interval=load_retry_interval,
-            reload_failed_after=reload_failed_after,
-            remote=remote,
-            memory_budget=memory_budget,
-            allow_version_labels_for_unavailable_models=allow_version_labels_for_unavailable_models,
-        )
+        given = {name: value for name, value in locals().items() if name in ServerOptions.names()}
+        options = ServerOptions(**{**given, "grpc": addresses(grpc), "rest": addresses(rest)})
         self.options = options
         self._config_poller = self._make_config_poller(models)
         self._initial_models = _model_configs(models)
@@ -304,90 +257,6 @@ class Server:
         traceback: TracebackType | None,
     ) -> None:
         await asyncio.to_thread(self.stop)
-
-    # --- asking -----------------------------------------------------------------------------------
-
-    def predict(
-        self,
-        model: str,
-        inputs: Mapping[str, Any],
-        *,
-        version: int | None = None,
-        label: str | None = None,
-        signature: str = "",
-        output_filter: Sequence[str] = (),
-        timeout: float | None = None,
-    ) -> dict[str, NDArray[Any]]:
-        """Return the outputs, by name, of a signature of *model* for *inputs*.
-
-        An input may be an array, a number or string, or a nested sequence of them; arrays of the
-        signature's dtype are used as they are. The newest available version answers, unless
-        *version* or *label* names another. *output_filter* names the outputs wanted, all if empty;
-        *timeout* is in seconds. Runs on the calling thread; arrays returned belong to the caller.
-
-        Raises:
-            NotFoundError: No such model or version is available.
-            FailedPreconditionError: It has no such signature.
-            InvalidArgumentError: The inputs do not fit the signature.
-            DeadlineExceededError: *timeout* has passed.
-            UnavailableError: The server is not running.
-            InserveError: What TensorFlow said.
-        """
-        return self._predict.predict(
-            ModelSpec(model, version, label, signature), inputs, output_filter, timeout
-        )
-
-    def submit(
-        self,
-        model: str,
-        inputs: Mapping[str, Any],
-        *,
-        version: int | None = None,
-        label: str | None = None,
-        signature: str = "",
-        output_filter: Sequence[str] = (),
-        timeout: float | None = None,
-    ) -> Future[dict[str, NDArray[Any]]]:
-        """Return a future of what ``predict`` returns; it runs on a thread of the server.
-
-        Inputs are read when it runs. *timeout* counts from the start of the run.
-
-        Raises:
-            ResourceExhaustedError: Too many calls are waiting.
-            UnavailableError: The server is stopped.
-        """
-        spec = ModelSpec(model, version, label, signature)
-        return self._pool.submit(self._predict.predict, spec, inputs, output_filter, timeout)
-
-    async def predict_async(
-        self,
-        model: str,
-        inputs: Mapping[str, Any],
-        *,
-        version: int | None = None,
-        label: str | None = None,
-        signature: str = "",
-        output_filter: Sequence[str] = (),
-        timeout: float | None = None,
-    ) -> dict[str, NDArray[Any]]:
-        """Return what ``predict`` returns, without holding up the event loop.
-
-        A run known to be short takes place on the loop's own thread, any other on a thread of the
-        server. *timeout* covers the wait for that thread. When the task is cancelled, a run that has
-        not started never does.
-
-        Raises:
-            InserveError: As ``predict`` and ``submit``.
-        """
-        spec = ModelSpec(model, version, label, signature)
-        try:
-            return self._predict.predict(spec, inputs, output_filter, timeout, may_block=False)
-        except WouldBlock:
-            future = self._pool.submit(self._predict.predict, spec, inputs, output_filter, timeout)
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
-        except asyncio.TimeoutError:
-            raise DeadlineExceededError("Deadline Exceeded") from None
 
     def channel(self) -> grpc_package.Channel:
         """Return a channel for any generated stub, which reaches this server without a socket."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from inserve.frontends.grpc_api.grpc_server import TransportName
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["InitialWait", "ServerOptions", "addresses", "initial_load_threads"]
 
 InitialWait: TypeAlias = Literal["available", "settled"]
+
+_SEQUENCES = ("grpc", "rest", "grpc_channel_arguments", "custom_ops", "tags")
 
 
 def _default_workers() -> int:
@@ -124,6 +126,8 @@ class ServerOptions:
     """Let a new label name a version that is not available yet."""
 
     def __post_init__(self) -> None:
+        for name in _SEQUENCES:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, least in (
             ("max_workers", 1),
             ("max_queued", 0),
@@ -153,6 +157,11 @@ class ServerOptions:
             raise ValueError(f"initial_wait is {self.initial_wait!r}, expected 'available' or 'settled'")
         if self.memory_budget is not None and self.memory_budget < 0:
             raise ValueError(f"memory_budget is {self.memory_budget}, expected at least 0 or None")
+
+    @classmethod
+    def names(cls) -> frozenset[str]:
+        """Return the names of all options."""
+        return frozenset(option.name for option in fields(cls))
 
     def budget(self) -> Mapping[str, int] | None:
         """Return the memory budget by device, or None for the machine's."""
