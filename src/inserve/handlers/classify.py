@@ -15,6 +15,7 @@ from inserve.handlers.inference_codec import (
     Classification,
     decode_classification_request,
     encode_classification_response,
+    encode_examples_request,
 )
 from inserve.handlers.model_spec import DEFAULT_SIGNATURE_NAME, ModelSpec, ServableFinder
 from inserve.handlers.request_tap import LogType, RequestTap
@@ -26,6 +27,8 @@ from inserve.handlers.run_examples import (
     signature_for_examples,
     type_text,
 )
+from inserve.lifecycle.servable_id import ServableId
+from inserve.metrics.request_record import RequestRecord
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.signature import Signature
 
@@ -57,13 +60,19 @@ class ClassifyHandler:
         self._check_method_name = check_method_name
         self._tap = tap or RequestTap()
 
-    def classify_message(self, request: bytes, timeout_s: float | None, may_block: bool) -> bytes:
-        """Return the serialized ClassificationResponse to a serialized ClassificationRequest.
+    def classify(
+        self,
+        spec: ModelSpec,
+        examples: Sequence[bytes],
+        timeout_s: float | None = None,
+        may_block: bool = True,
+        record: RequestRecord | None = None,
+    ) -> Classification:
+        """Return the classes that the signature of *spec* gives each serialized ``tf.Example``.
 
-        *timeout_s* counts from now, in seconds.
+        *timeout_s* counts from now, in seconds. *record* learns what becomes known of the request.
 
         Raises:
-            InternalError: *request* is not a ClassificationRequest; the text is empty.
             NotFoundError: No such servable is available.
             InvalidArgumentError: No such signature, none for classification, no examples, or outputs
                 that are not classes.
@@ -71,17 +80,57 @@ class ClassifyHandler:
             WouldBlock: The run is not known to be short, and not *may_block*.
             InserveError: What TensorFlow said.
         """
-        spec, examples = decode_classification_request(request)
-        with self._find(spec) as handle:
-            signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME  # type: ignore[union-attr]
-            result = classify(
-                handle.servable, signature_name, examples, self._check_method_name, timeout_s, may_block
+        result, answered, servable_id = self._answer(spec, examples, timeout_s, may_block, record)
+        if self._tap.listeners:
+            self._tap.tell(
+                LogType.CLASSIFY,
+                servable_id,
+                lambda: encode_examples_request(spec, examples),
+                lambda: encode_classification_response(result, answered),
             )
-        answered = ModelSpec(handle.id.name, handle.id.version, None, signature_name)
+        return result
+
+    def classify_message(
+        self, request: bytes, timeout_s: float | None, may_block: bool, record: RequestRecord | None = None
+    ) -> bytes:
+        """Return the serialized ClassificationResponse to a serialized ClassificationRequest.
+
+        Raises:
+            InternalError: *request* is not a ClassificationRequest; the text is empty.
+            InserveError: As ``classify``.
+        """
+        spec, examples = decode_classification_request(request)
+        result, answered, servable_id = self._answer(spec, examples, timeout_s, may_block, record)
         response = encode_classification_response(result, answered)
         if self._tap.listeners:
-            self._tap.tell(LogType.CLASSIFY, handle.id, lambda: request, lambda: response)
+            self._tap.tell(LogType.CLASSIFY, servable_id, lambda: request, lambda: response)
         return response
+
+    def _answer(
+        self,
+        spec: ModelSpec | None,
+        examples: Sequence[bytes],
+        timeout_s: float | None,
+        may_block: bool,
+        record: RequestRecord | None,
+    ) -> tuple[Classification, ModelSpec, ServableId]:
+        """Return the classes, and who gave them: for the response, and the servable."""
+        if record is not None:
+            record.model_name = "" if spec is None else spec.name
+        with self._find(spec) as handle:
+            if record is not None:
+                record.version = handle.id.version
+            signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME  # type: ignore[union-attr]
+            result = classify(
+                handle.servable,
+                signature_name,
+                examples,
+                self._check_method_name,
+                timeout_s,
+                may_block,
+                record,
+            )
+        return result, ModelSpec(handle.id.name, handle.id.version, None, signature_name), handle.id
 
 
 def classify(
@@ -91,15 +140,18 @@ def classify(
     check_method_name: bool = False,
     timeout_s: float | None = None,
     may_block: bool = True,
+    record: RequestRecord | None = None,
 ) -> Classification:
     """Return the classes that a signature of *servable* gives serialized *examples*.
 
+    *record* learns the signature and what the run took.
+
     Raises:
-        InserveError: As ``ClassifyHandler.classify_message``.
+        InserveError: As ``ClassifyHandler.classify``.
     """
-    signature = signature_for_examples(servable, signature_name)
+    signature = signature_for_examples(servable, signature_name, record)
     aliases = choose_classification_outputs(servable, signature, check_method_name)
-    outputs = run_on_examples(servable, signature, aliases, examples, timeout_s, may_block)
+    outputs = run_on_examples(servable, signature, aliases, examples, timeout_s, may_block, record)
     return read_classification(outputs, len(examples))
 
 

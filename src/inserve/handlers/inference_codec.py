@@ -32,6 +32,7 @@ __all__ = [
     "decode_multi_inference_request",
     "decode_regression_request",
     "encode_classification_response",
+    "encode_examples_request",
     "encode_multi_inference_response",
     "encode_regression_response",
 ]
@@ -156,6 +157,22 @@ def _input_bytes(data: bytes) -> bytes:
     """
     fields = length_delimited_fields(data, 0, len(data))
     return b"".join([data[start:stop] for number, start, stop in fields if number == _INPUT])
+
+
+def encode_examples_request(spec: ModelSpec, examples: Sequence[bytes]) -> bytes:
+    """Return *spec* and serialized *examples* as a ClassificationRequest, or RegressionRequest.
+
+    The fields of the two are the same.
+    """
+    model_spec = messages.ModelSpec(
+        name=spec.name,
+        version=None if spec.version is None else messages.Int64Value(value=spec.version),
+        version_label=spec.version_label,
+        signature_name=spec.signature_name,
+    )
+    rows = messages.SerializedInput(example_list=messages.SerializedExampleList(examples=examples))
+    head = messages.ClassificationRequest(model_spec=model_spec).SerializeToString()
+    return head + _field(_INPUT, rows.SerializeToString())
 
 
 # --- responses ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Order, codes and texts: TensorFlow Serving, ``servables/tensorflow/multi_inferen
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from inserve.handlers.regress import (
 )
 from inserve.handlers.request_tap import LogType, RequestTap
 from inserve.handlers.run_examples import EXAMPLES_ALIAS, example_array
+from inserve.metrics.request_record import RequestRecord
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.signature import Signature
 
@@ -56,11 +58,13 @@ class MultiInferenceHandler:
         self._check_method_name = check_method_name
         self._tap = tap or RequestTap()
 
-    def multi_inference_message(self, request: bytes, timeout_s: float | None, may_block: bool) -> bytes:
+    def multi_inference_message(
+        self, request: bytes, timeout_s: float | None, may_block: bool, record: RequestRecord | None = None
+    ) -> bytes:
         """Return the serialized MultiInferenceResponse to a serialized MultiInferenceRequest.
 
         The first task says which servable; versions and labels of the others are not looked at.
-        *timeout_s* counts from now, in seconds.
+        *timeout_s* counts from now, in seconds. *record* learns what becomes known of the request.
 
         Raises:
             InternalError: *request* is not a MultiInferenceRequest; the text is empty.
@@ -73,7 +77,12 @@ class MultiInferenceHandler:
             InserveError: What TensorFlow said.
         """
         tasks, examples = decode_multi_inference_request(request)
-        with self._find(tasks[0].spec if tasks else ModelSpec()) as handle:
+        spec = tasks[0].spec if tasks else ModelSpec()
+        if record is not None:
+            record.model_name = spec.name
+        with self._find(spec) as handle:
+            if record is not None:
+                record.version = handle.id.version
             results = multi_inference(
                 handle.servable,
                 tasks,
@@ -82,6 +91,7 @@ class MultiInferenceHandler:
                 self._check_method_name,
                 timeout_s,
                 may_block,
+                record,
             )
         response = encode_multi_inference_response(results)
         if self._tap.listeners:
@@ -97,8 +107,11 @@ def multi_inference(
     check_method_name: bool = False,
     timeout_s: float | None = None,
     may_block: bool = True,
+    record: RequestRecord | None = None,
 ) -> list[TaskResult]:
     """Return the results of *tasks* on serialized *examples*, in order; *version* is put into each.
+
+    *record* learns what ran.
 
     Raises:
         InserveError: As ``MultiInferenceHandler.multi_inference_message``.
@@ -113,7 +126,11 @@ def multi_inference(
     arrays = [array] * len(feeds)
     if not may_block and not run.is_short(arrays):
         raise WouldBlock
+    started = perf_counter()
     outputs = dict(zip(fetches, run.run(arrays, timeout_s), strict=True))
+    if record is not None:
+        record.run_s = perf_counter() - started
+        record.num_examples = len(examples)
     return [_result(plan, outputs, len(examples), version) for plan in plans]
 
 

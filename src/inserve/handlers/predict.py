@@ -23,6 +23,7 @@ from inserve.handlers.predict_codec import (
 from inserve.handlers.request_tap import LogType, RequestTap
 from inserve.handlers.run_signature import SignatureResult, run_signature
 from inserve.lifecycle.servable_handle import ServableHandle
+from inserve.metrics.request_record import RequestRecord
 from inserve.saved_model.input_value import array_from_value
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.signature import Signature, TensorSpec
@@ -97,20 +98,29 @@ class PredictHandler:
         bind: Callable[[Signature | None], Mapping[str, NDArray[Any]]],
         timeout_s: float | None = None,
         may_block: bool = True,
+        record: RequestRecord | None = None,
     ) -> SignatureResult:
         """Run the signature that *spec* names on what *bind* makes for it.
 
         For a form whose values can only be read with the signature at hand. *bind* gets the
         signature, or None if the model has none of that name, and returns arrays by alias, of the
-        signature's dtypes; what it raises is raised.
+        signature's dtypes; what it raises is raised. *record* learns what becomes known of the
+        request. Returns the aliases of all outputs, sorted, and their arrays in the same order; see
+        ``SignatureResult`` for their types.
 
         Raises:
             InserveError: As ``predict``.
         """
+        if record is not None:
+            record.model_name = spec.name
         handle = self._find(spec)
         try:
             signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME
-            inputs = bind(handle.servable.signatures.get(signature_name))
+            signature = handle.servable.signatures.get(signature_name)
+            if record is not None:
+                record.version = handle.id.version
+                record.signature_name = "" if signature is None else signature_name
+            inputs = bind(signature)
             aliases, arrays = run_signature(
                 handle.servable,
                 signature_name,
@@ -120,6 +130,7 @@ class PredictHandler:
                 timeout_s,
                 may_block,
                 self._check_method_name,
+                record,
             )
             if self._tap.listeners:
                 self._tell_of_arrays(handle, spec, inputs, (), aliases, arrays)
@@ -127,17 +138,25 @@ class PredictHandler:
             handle.release()
         return aliases, arrays
 
-    def predict_message(self, request: bytes, timeout_s: float | None, may_block: bool) -> bytes:
+    def predict_message(
+        self, request: bytes, timeout_s: float | None, may_block: bool, record: RequestRecord | None = None
+    ) -> bytes:
         """Return the serialized PredictResponse to a serialized PredictRequest.
+
+        *record* learns what becomes known of the request.
 
         Raises:
             InternalError: *request* is not a PredictRequest; the text is empty.
             InserveError: As ``predict``.
         """
         spec, inputs, output_filter = decode_predict_request(request)
+        if record is not None:
+            record.model_name = "" if spec is None else spec.name
         handle = self._find(spec)
         try:
             version = handle.id.version
+            if record is not None:
+                record.version = version
             name = handle.id.name
             signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME  # type: ignore[union-attr]
             aliases, arrays = run_signature(
@@ -149,6 +168,7 @@ class PredictHandler:
                 timeout_s,
                 may_block,
                 self._check_method_name,
+                record,
             )
         finally:
             handle.release()

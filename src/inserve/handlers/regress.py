@@ -12,7 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inserve.errors import InvalidArgumentError
-from inserve.handlers.inference_codec import decode_regression_request, encode_regression_response
+from inserve.handlers.inference_codec import (
+    decode_regression_request,
+    encode_examples_request,
+    encode_regression_response,
+)
 from inserve.handlers.model_spec import DEFAULT_SIGNATURE_NAME, ModelSpec, ServableFinder
 from inserve.handlers.request_tap import LogType, RequestTap
 from inserve.handlers.run_examples import (
@@ -23,6 +27,8 @@ from inserve.handlers.run_examples import (
     signature_for_examples,
     type_text,
 )
+from inserve.lifecycle.servable_id import ServableId
+from inserve.metrics.request_record import RequestRecord
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.signature import Signature
 
@@ -55,13 +61,19 @@ class RegressHandler:
         self._check_method_name = check_method_name
         self._tap = tap or RequestTap()
 
-    def regress_message(self, request: bytes, timeout_s: float | None, may_block: bool) -> bytes:
-        """Return the serialized RegressionResponse to a serialized RegressionRequest.
+    def regress(
+        self,
+        spec: ModelSpec,
+        examples: Sequence[bytes],
+        timeout_s: float | None = None,
+        may_block: bool = True,
+        record: RequestRecord | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the value that the signature of *spec* gives each serialized ``tf.Example``, ``[N]``.
 
-        *timeout_s* counts from now, in seconds.
+        *timeout_s* counts from now, in seconds. *record* learns what becomes known of the request.
 
         Raises:
-            InternalError: *request* is not a RegressionRequest; the text is empty.
             NotFoundError: No such servable is available.
             InvalidArgumentError: No such signature, none for regression, no examples, or an output
                 that is not one number for each.
@@ -69,17 +81,57 @@ class RegressHandler:
             WouldBlock: The run is not known to be short, and not *may_block*.
             InserveError: What TensorFlow said.
         """
-        spec, examples = decode_regression_request(request)
-        with self._find(spec) as handle:
-            signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME  # type: ignore[union-attr]
-            values = regress(
-                handle.servable, signature_name, examples, self._check_method_name, timeout_s, may_block
+        values, answered, servable_id = self._answer(spec, examples, timeout_s, may_block, record)
+        if self._tap.listeners:
+            self._tap.tell(
+                LogType.REGRESS,
+                servable_id,
+                lambda: encode_examples_request(spec, examples),
+                lambda: encode_regression_response(values, answered),
             )
-        answered = ModelSpec(handle.id.name, handle.id.version, None, signature_name)
+        return values
+
+    def regress_message(
+        self, request: bytes, timeout_s: float | None, may_block: bool, record: RequestRecord | None = None
+    ) -> bytes:
+        """Return the serialized RegressionResponse to a serialized RegressionRequest.
+
+        Raises:
+            InternalError: *request* is not a RegressionRequest; the text is empty.
+            InserveError: As ``regress``.
+        """
+        spec, examples = decode_regression_request(request)
+        values, answered, servable_id = self._answer(spec, examples, timeout_s, may_block, record)
         response = encode_regression_response(values, answered)
         if self._tap.listeners:
-            self._tap.tell(LogType.REGRESS, handle.id, lambda: request, lambda: response)
+            self._tap.tell(LogType.REGRESS, servable_id, lambda: request, lambda: response)
         return response
+
+    def _answer(
+        self,
+        spec: ModelSpec | None,
+        examples: Sequence[bytes],
+        timeout_s: float | None,
+        may_block: bool,
+        record: RequestRecord | None,
+    ) -> tuple[NDArray[np.float32], ModelSpec, ServableId]:
+        """Return the values, and who gave them: for the response, and the servable."""
+        if record is not None:
+            record.model_name = "" if spec is None else spec.name
+        with self._find(spec) as handle:
+            if record is not None:
+                record.version = handle.id.version
+            signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME  # type: ignore[union-attr]
+            values = regress(
+                handle.servable,
+                signature_name,
+                examples,
+                self._check_method_name,
+                timeout_s,
+                may_block,
+                record,
+            )
+        return values, ModelSpec(handle.id.name, handle.id.version, None, signature_name), handle.id
 
 
 def regress(
@@ -89,15 +141,20 @@ def regress(
     check_method_name: bool = False,
     timeout_s: float | None = None,
     may_block: bool = True,
+    record: RequestRecord | None = None,
 ) -> NDArray[np.float32]:
     """Return the value, ``[N]``, that a signature of *servable* gives each of serialized *examples*.
 
+    *record* learns the signature and what the run took.
+
     Raises:
-        InserveError: As ``RegressHandler.regress_message``.
+        InserveError: As ``RegressHandler.regress``.
     """
-    signature = signature_for_examples(servable, signature_name)
+    signature = signature_for_examples(servable, signature_name, record)
     check_regression_signature(servable, signature, check_method_name)
-    outputs = run_on_examples(servable, signature, (REGRESSION_ALIAS,), examples, timeout_s, may_block)
+    outputs = run_on_examples(
+        servable, signature, (REGRESSION_ALIAS,), examples, timeout_s, may_block, record
+    )
     return read_regression(outputs[REGRESSION_ALIAS], len(examples))
 
 

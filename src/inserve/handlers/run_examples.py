@@ -6,6 +6,7 @@ Codes and texts: TensorFlow Serving, ``servables/tensorflow/{classifier,regresso
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from inserve.errors import InvalidArgumentError
 from inserve.handlers.placement import WouldBlock
+from inserve.metrics.request_record import RequestRecord
 from inserve.protos import messages
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.signature import Signature
@@ -36,8 +38,10 @@ _DUMP_MARK = "goo.gle/debugstr\n"
 """Stands before a message that C++ protobuf prints, to say that nobody may parse the text."""
 
 
-def signature_for_examples(servable: SavedModelServable, name: str) -> Signature:
-    """Return the signature that Classify or Regress asks for.
+def signature_for_examples(
+    servable: SavedModelServable, name: str, record: RequestRecord | None = None
+) -> Signature:
+    """Return the signature that Classify or Regress asks for; *record* learns its name.
 
     Raises:
         InvalidArgumentError: There is none of that name.
@@ -45,6 +49,8 @@ def signature_for_examples(servable: SavedModelServable, name: str) -> Signature
     signature = servable.signatures.get(name)
     if signature is None:
         raise InvalidArgumentError(f"No signature was found with the name: {name}")
+    if record is not None:
+        record.signature_name = name
     return signature
 
 
@@ -68,8 +74,11 @@ def run_on_examples(
     examples: Sequence[bytes],
     timeout_s: float | None,
     may_block: bool,
+    record: RequestRecord | None = None,
 ) -> Mapping[str, NDArray[Any]]:
     """Run *signature*, which has one input, on *examples* and return the outputs named *aliases*.
+
+    *record* learns what the run took.
 
     Raises:
         InvalidArgumentError: There are no examples, or the input does not take strings.
@@ -81,7 +90,11 @@ def run_on_examples(
     signature.check(arrays, servable.check_shapes)
     if not may_block and not run.is_short(arrays):
         raise WouldBlock
-    return dict(zip(run.output_aliases, run.run(arrays, timeout_s), strict=True))
+    started = perf_counter()
+    outputs = run.run(arrays, timeout_s)
+    if record is not None:
+        record.run_s = perf_counter() - started
+    return dict(zip(run.output_aliases, outputs, strict=True))
 
 
 def signature_dump(servable: SavedModelServable, signature: Signature) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
 from numpy.typing import NDArray
 
 from inserve.errors import FailedPreconditionError, InternalError
 from inserve.handlers.placement import WouldBlock
+from inserve.metrics.request_record import RequestRecord
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.signature import TensorSpec
 
@@ -24,7 +26,11 @@ _METHOD_NAMES = (
 
 
 SignatureResult: TypeAlias = tuple[tuple[str, ...], list[NDArray[Any]]]
-"""The aliases of the outputs of one run, and their arrays in the same order."""
+"""The aliases of the outputs of one run, and their arrays in the same order.
+
+The dtype of an array tells the ``DataType`` of its tensor, quantised types and strings included:
+``inserve.tensors.dtypes.element_type_of(array.dtype).data_type``. An array may be a ``FlatTensor``.
+"""
 
 
 def run_signature(
@@ -36,11 +42,13 @@ def run_signature(
     timeout_s: float | None = None,
     may_block: bool = True,
     check_method_name: bool = False,
+    record: RequestRecord | None = None,
 ) -> SignatureResult:
     """Run signature *signature_name* of *servable* on *inputs*, by alias, and return its outputs.
 
     The checks stand in TensorFlow Serving's order (``predict_util.cc``): signature, its method name
-    (with *check_method_name*), names, values (*to_array*), outputs, dtypes, shapes.
+    (with *check_method_name*), names, values (*to_array*), outputs, dtypes, shapes. *record* learns
+    the signature and what the run took.
 
     Raises:
         FailedPreconditionError: The model has no such signature.
@@ -51,11 +59,15 @@ def run_signature(
     """
     run = None if check_method_name else servable.prepared_run(signature_name, output_filter)
     if run is not None and run.signature is not None:
+        if record is not None:
+            record.signature_name = signature_name
         arrays = run.signature.bind_checked(inputs, to_array, servable.check_shapes)
     else:
         signature = servable.signatures.get(signature_name)
         if signature is None:
             raise FailedPreconditionError(f'Serving signature key "{signature_name}" not found.')
+        if record is not None:
+            record.signature_name = signature_name
         if check_method_name and signature.method_name not in _METHOD_NAMES:
             raise InternalError(
                 "Expected prediction signature method_name to be one of "
@@ -66,4 +78,9 @@ def run_signature(
         signature.check(arrays, servable.check_shapes)
     if not may_block and not run.is_short(arrays):
         raise WouldBlock
-    return run.output_aliases, run.run(arrays, timeout_s)
+    if record is None:
+        return run.output_aliases, run.run(arrays, timeout_s)
+    started = perf_counter()
+    outputs = run.run(arrays, timeout_s)
+    record.run_s = perf_counter() - started
+    return run.output_aliases, outputs
