@@ -14,6 +14,7 @@ from inserve.handlers.inference_codec import (
     decode_multi_inference_request,
     decode_regression_request,
     encode_classification_response,
+    encode_examples_request,
     encode_multi_inference_response,
     encode_regression_response,
 )
@@ -63,6 +64,21 @@ def test_fields_nobody_knows_are_stepped_over(unknown: bytes) -> None:
     call = decode_classification_request(unknown + message.SerializeToString())
     assert call.spec == ModelSpec("m")
     assert call.examples == [message.input.example_list.examples[0].SerializeToString()]
+
+
+@pytest.mark.parametrize(
+    "message_class", [messages.ClassificationRequest, messages.RegressionRequest], ids=["classify", "regress"]
+)
+def test_examples_are_put_into_either_request_as_they_are(message_class: Any) -> None:
+    expected = message_class()
+    expected.model_spec.name = "m"
+    expected.model_spec.version_label = "stable"
+    expected.model_spec.signature_name = "s"
+    expected.input.example_list.examples.add()
+    expected.input.example_list.examples.add().features.feature["x"].float_list.value.append(1.5)
+    examples = [example.SerializeToString() for example in expected.input.example_list.examples]
+    data = encode_examples_request(ModelSpec("m", None, "stable", "s"), examples)
+    assert message_class.FromString(data) == expected
 
 
 def test_a_request_without_a_spec_has_none() -> None:

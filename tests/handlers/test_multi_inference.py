@@ -14,6 +14,7 @@ from inserve.handlers.model_spec import ModelSpec
 from inserve.handlers.multi_inference import multi_inference
 from inserve.handlers.placement import WouldBlock
 from inserve.handlers.regress import REGRESS_METHOD, regress
+from inserve.metrics.request_record import RequestRecord
 from inserve.protos import messages
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.tensorflow_c.interface import Executor
@@ -128,3 +129,14 @@ def test_a_request_that_is_refused_never_blocks(model: ScriptedModel) -> None:
     servable = SavedModelServable(model)
     with pytest.raises(InvalidArgumentError, match="Input is empty"):
         regress(servable, "value", [], may_block=False)
+
+
+def test_a_record_learns_how_many_examples_ran(model: ScriptedModel) -> None:
+    record, refused = RequestRecord(), RequestRecord()
+    servable = SavedModelServable(model)
+    multi_inference(servable, [task("value"), task("other")], EXAMPLES, record=record)
+    assert record.num_examples == len(EXAMPLES)
+    assert record.run_s is not None
+    with pytest.raises(InvalidArgumentError):
+        multi_inference(servable, [task("value")], [], record=refused)
+    assert refused.num_examples is None
