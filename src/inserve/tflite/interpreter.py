@@ -1,0 +1,166 @@
+"""One LiteRT interpreter, for one thread at a time."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inserve.errors import (
+    InserveError,
+    InternalError,
+    InvalidArgumentError,
+    MissingExtraError,
+    UnimplementedError,
+)
+
+__all__ = ["RunPlan", "TfliteInterpreter"]
+
+_MAX_RANK = 6
+"""XNNPACK's tensors have so many dimensions; LiteRT writes past the end of them for more."""
+
+_MAX_SIZE = (1 << 31) - 1
+
+_MAX_REPORTED = 1 << 16
+"""Characters of errors that LiteRT may have collected in an interpreter before it is replaced."""
+
+_NUM_THREADS = 1
+"""TensorFlow Serving's choice: a server has its parallelism between requests."""
+
+
+class RunPlan(NamedTuple):
+    """Which tensors of which subgraph a run feeds and fetches."""
+
+    subgraph: int
+    feeds: tuple[int, ...]
+    fetches: tuple[int, ...]
+    signature_key: str
+    """A signature that is this subgraph; used for all but the main one."""
+    feed_aliases: tuple[str, ...]
+    """The names of the feeds in that signature."""
+    fetch_aliases: tuple[str, ...]
+    feed_ranks: tuple[int, ...]
+    """The number of dimensions each feed has in the model."""
+
+
+class TfliteInterpreter:
+    """The model *content* with memory for its tensors; the bytes are shared, not copied.
+
+    Raises:
+        MissingExtraError: LiteRT is not installed.
+        InvalidArgumentError: Not a model, or a damaged one.
+        UnimplementedError: The model has operations that this LiteRT does not; *custom_operations* are
+            those of them that no TensorFlow Lite brings.
+        InternalError: LiteRT cannot make an interpreter of it.
+    """
+
+    def __init__(self, content: bytes, custom_operations: Sequence[str] = ()) -> None:
+        make = _interpreter_class()
+        self._reported = ""
+        self._shapes: dict[int, tuple[int, ...]] = {}
+        self._is_allocated = True
+        try:
+            self._interpreter = make(model_content=content, num_threads=_NUM_THREADS)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise _load_error(str(error), custom_operations) from None
+
+    def run(self, plan: RunPlan, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run a subgraph once on *arrays*, in the order of ``plan.feeds``; returns copies of its outputs.
+
+        The interpreter lock is not held while LiteRT computes.
+
+        Raises:
+            InvalidArgumentError: A shape that no tensor can have.
+            InternalError: What LiteRT said.
+        """
+        for array, rank in zip(arrays, plan.feed_ranks, strict=True):
+            if (array.ndim > _MAX_RANK and array.ndim != rank) or max(array.shape, default=0) > _MAX_SIZE:
+                raise InvalidArgumentError(
+                    f"an input of shape [{','.join(map(str, array.shape))}] has too many dimensions or too "
+                    f"large ones, expected at most {_MAX_RANK} of at most {_MAX_SIZE}"
+                )
+        run = self._run_subgraph if plan.subgraph else self._run_main
+        return [_as_array(value) for value in run(plan, arrays)]
+
+    def _run_main(self, plan: RunPlan, arrays: Sequence[NDArray[Any]]) -> list[Any]:
+        interpreter, shapes = self._interpreter, self._shapes
+        what = "Failed to resize input tensor"
+        try:
+            for index, array in zip(plan.feeds, arrays, strict=True):
+                if shapes.get(index) != array.shape:
+                    shapes.pop(index, None)
+                    self._is_allocated = False
+                    interpreter.resize_tensor_input(index, array.shape)
+                    shapes[index] = array.shape
+            if not self._is_allocated:
+                what = "Failed to allocate tensors"
+                interpreter.allocate_tensors()
+                self._is_allocated = True
+            what = "Failed to set an input tensor"
+            for index, array in zip(plan.feeds, arrays, strict=True):
+                interpreter.set_tensor(index, array)
+            what = "Failed to invoke TfLite interpreter"
+            interpreter.invoke()
+            what = "Failed to read an output tensor"
+            return [interpreter.get_tensor(index) for index in plan.fetches]
+        except (ValueError, RuntimeError) as error:
+            raise InternalError(f"{what}: {self._news_in(str(error))}") from None
+
+    def _run_subgraph(self, plan: RunPlan, arrays: Sequence[NDArray[Any]]) -> list[Any]:
+        try:
+            # It holds what the interpreter must be alone in holding, so it is made for each run.
+            signature = self._interpreter.get_signature_runner(plan.signature_key)
+            outputs = signature(**dict(zip(plan.feed_aliases, arrays, strict=True)))
+            return [outputs[alias] for alias in plan.fetch_aliases]
+        except (ValueError, RuntimeError, TypeError, KeyError) as error:
+            raise InternalError(f"Failed to invoke TfLite interpreter: {self._news_in(str(error))}") from None
+
+    def _news_in(self, text: str) -> str:
+        """Return *text* without what LiteRT has said before: it repeats all its errors in each."""
+        if not text.startswith(self._reported):
+            return text  # said by the Python side of LiteRT
+        before, self._reported = self._reported, text
+        return text[len(before) :] or text
+
+    def is_worn(self) -> bool:
+        """Return whether LiteRT's collection of errors has grown so far that a new one is better."""
+        return len(self._reported) > _MAX_REPORTED
+
+
+def _as_array(value: Any) -> NDArray[Any]:
+    if isinstance(value, np.ndarray):
+        return value
+    array: NDArray[Any] = np.empty((), np.object_ if isinstance(value, (bytes, str)) else value.dtype)
+    array[()] = value
+    return array
+
+
+def _interpreter_class() -> Any:
+    try:
+        return importlib.import_module("ai_edge_litert.interpreter").Interpreter
+    except ImportError as error:
+        raise MissingExtraError(
+            f"LiteRT, which runs model.tflite, cannot be imported ({error}): pip install 'inserve[tflite]'"
+        ) from error
+
+
+def _load_error(text: str, custom_operations: Sequence[str]) -> InserveError:
+    """Return the error for what LiteRT says about a model; codes as in ``tflite_session.cc``."""
+    if "unresolved custom op" in text or "Select TensorFlow op" in text:
+        return UnimplementedError(
+            f"the model needs operations that LiteRT does not have: {', '.join(custom_operations)}. Convert "
+            "it with TFLITE_BUILTINS alone, or serve the SavedModel (prefer_tflite_model off, or no "
+            f"model.tflite in the version). LiteRT says: {text}"
+        )
+    if "Didn't find op for builtin opcode" in text:
+        return UnimplementedError(
+            "the model needs an operation that this LiteRT does not have yet; try a newer ai-edge-litert. "
+            f"LiteRT says: {text}"
+        )
+    if "failed to prepare" in text or "Node number" in text:
+        return InternalError(f"Cannot build Interpreter from buffer. LiteRT says: {text}")
+    return InvalidArgumentError(f"Cannot build FlatBufferModel from buffer. LiteRT says: {text}")
