@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -16,9 +17,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from inserve.cli.flags import Flags, flag_table
 from inserve.cli.main import main
 from inserve.cli.predict_call import predict_over
+from inserve.cli.tensorflow_model_server import version_text
 from inserve.demo_data.digits import digits_base_path, load_held_out_digits
+from inserve.errors import InvalidArgumentError
 from inserve.protos import messages
 from inserve.tensors.tensor_proto import tensor_from_message, tensor_to_message
 
@@ -175,9 +179,15 @@ def test_models_of_a_config_file_are_served(
         ([], "expected either --model_base_path or --model_config_file"),
         (["--model_base_path=m", "--model_config_file=f"], "expected either --model_base_path"),
         (["--model_base_path=m", "--port=0"], "expected a --port above 0 or --grpc_socket_path"),
-        (["--model_base_path=m", "--port=70000"], "70000 is not in the range"),
+        (["--model_base_path=m", "--port=70000"], "70000 is above 65535"),
+        (["--model_base_path=m", "--port=x"], "'x' is not int32"),
+        (["--model_base_path=m", "--num_load_threads=-1"], "-1 is below 0"),
+        (["--model_base_path=m", "--rest_api_port=8500"], "expected --rest_api_port to differ"),
+        (["--model_base_path=m", "--host="], "expected an address after --host"),
+        (["--model_base_path=m", "--check_input_shapes", "--nocheck_input_shapes"], "expected either"),
+        (["--model_base_path=m", "--nonsense=1"], "No such option"),
         (["--model_base_path=m", "--model_name="], "a model needs a name"),
-        (["--model_base_path=m", "--grpc_transport=pigeon"], "'pigeon' is not one of"),
+        (["--model_base_path=m", "--grpc_transport=pigeon"], "'pigeon' is not auto or native or grpcio"),
     ],
 )
 def test_wrong_usage_is_said_with_exit_status_2(arguments: list[str], text: str) -> None:
@@ -240,6 +250,79 @@ def test_a_signal_while_it_waits_for_a_model_ends_it_with_0(tmp_path: Path, sock
     limit.join()
     assert (process.returncode, stdout) == (0, "stopping\nstopped\n")
     assert "Traceback" not in stderr
+
+
+def test_help_shows_every_flag_by_group() -> None:
+    result = serve("--help")
+    assert result.exit_code == 0
+    for info in flag_table():
+        assert re.search(rf"\n  --{info.name} ", result.stdout), info.name
+    groups = re.findall(r"(?m)^(\w.*):$", result.stdout)
+    assert groups == [
+        "Models", "Network", "Loading", "Batching", "Runtime", "Diagnostics", "Accepted without effect",
+        "Other",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("separator", ["=", " "])
+def test_the_defaults_are_the_careful_ones_and_flags_change_them(
+    separator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Flags, frozenset[str]]] = []
+
+    def plan(flags: Flags, given: frozenset[str]) -> None:
+        seen.append((flags, given))
+        raise InvalidArgumentError("seen")
+
+    monkeypatch.setattr("inserve.cli.server_plan.plan_server", plan)
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    assert serve("--model_base_path=/m").exit_code == 1
+    assert seen[0][0] == Flags(
+        model_base_path="/m",
+        host="127.0.0.1",
+        allow_version_labels_for_unavailable_models=True,
+        num_load_threads=2,
+        num_unload_threads=1,
+        max_num_load_retries=0,
+        grpc_max_threads=max(32, Flags.grpc_max_threads),
+        enable_profiler=False,
+        enable_reflection=False,
+        allow_remote_reload=False,
+        check_input_shapes=True,
+        strict_batching=False,
+        gpu_memory_growth=True,
+        check_complete=True,
+        initial_wait="available",
+        reload_failed_after_seconds=30.0,
+    )
+    assert seen[0][1] == {"model_base_path"}
+    assert (
+        serve(
+            "--model_base_path=/m", *f"--rest_api_port{separator}85".split(" "), "--enable_batching",
+            *f"--drain_seconds{separator}1.5".split(" "), "--nocheck_input_shapes", "--custom_ops=a,b",
+            "--custom_ops=c",
+        ).exit_code
+        == 1
+    )  # fmt: skip
+    flags, given = seen[1]
+    assert (flags.rest_api_port, flags.enable_batching, flags.drain_seconds) == (85, True, 1.5)
+    assert (flags.check_input_shapes, flags.custom_ops) == (False, "a,b,c")
+    assert given == {
+        "model_base_path", "rest_api_port", "enable_batching", "drain_seconds", "check_input_shapes",
+        "custom_ops",
+    }  # fmt: skip
+
+
+def test_version_is_that_of_the_model_server() -> None:
+    result = serve("--version")
+    assert (result.exit_code, result.stdout) == (0, version_text())
+
+
+def test_a_config_file_that_does_not_parse_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "bad").write_text("x")
+    result = serve(f"--model_config_file={tmp_path / 'bad'}")
+    assert result.exit_code == 1
+    assert f"Error: Invalid protobuf file: '{tmp_path / 'bad'}'" in result.stderr
 
 
 @pytest.mark.parametrize("flag", ["--check_complete", "--allow_remote_reload", "--enable_model_warmup"])

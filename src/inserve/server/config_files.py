@@ -52,7 +52,8 @@ class ConfigSyntaxError(InvalidArgumentError):
     """A config file that is not a text proto of the expected message.
 
     *line* and *column* count from 1 and are 0 where the parser gives none. *summary* is what TensorFlow
-    Serving prints for such a file; the message goes on with the place and the reason.
+    Serving prints for such a file; the message goes on with the place and the reason. *parser_line* is
+    what its parser logs.
     """
 
     code = Code.INVALID_ARGUMENT
@@ -61,6 +62,7 @@ class ConfigSyntaxError(InvalidArgumentError):
         self.summary = f"Invalid protobuf file: '{source}'"
         self.line = line
         self.column = column
+        self.parser_line = f"Error parsing text-format {message_name}: {line}:{column}: {reason}"
         place = f"line {line}, column {column}: " if line else ""
         super().__init__(f"{self.summary}: {place}{reason} (expected a text-format {message_name})")
 
