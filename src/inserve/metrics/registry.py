@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import add
@@ -124,13 +124,23 @@ class HistogramCell:
                 self._lock.release()
 
     def _take_pending(self) -> None:
-        take, counts, bounds = self._pending.popleft, self._counts, self._bounds
-        total = 0.0
-        for _ in range(len(self._pending)):  # nobody else takes: the lock is held
-            value = take()
-            counts[bisect_right(bounds, value)] += 1
-            total += value
-        self._sum += total
+        take = self._pending.popleft
+        values = [take() for _ in range(len(self._pending))]  # nobody else takes: the lock is held
+        if not values:
+            return
+        self._sum += sum(values)
+        # Values of one cell are much alike: with them in order few buckets need a look.
+        values.sort()
+        counts, bounds = self._counts, self._bounds
+        bucket = bisect_right(bounds, values[0])
+        start = 0
+        for bound in bounds[bucket:]:
+            stop = bisect_left(values, bound, start)
+            counts[bucket] += stop - start
+            if stop == len(values):
+                return
+            bucket, start = bucket + 1, stop
+        counts[bucket] += len(values) - start
 
 
 class MetricSnapshot(NamedTuple):
