@@ -1,0 +1,435 @@
+"""The REST API: which route a request takes, and what becomes of its answer; an ASGI application.
+
+``route`` and ``begin`` are all that a server needs. ``RestServer`` calls them directly; any other
+server, and applications that mount this one, go through ASGI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import quote
+
+from inserve.errors import Code
+from inserve.frontends.rest_api.binary_routes import (
+    NPY_TYPE,
+    PROTOBUF_TYPE,
+    MessageRoute,
+    NpyRoute,
+    media_type,
+)
+from inserve.frontends.rest_api.content_encoding import declared_bytes, gunzip, is_gzip
+from inserve.frontends.rest_api.examples_routes import classify_route, regress_route
+from inserve.frontends.rest_api.model_routes import ListRoute, MetadataRoute, StatusRoute
+from inserve.frontends.rest_api.openapi import OpenApiRoute
+from inserve.frontends.rest_api.predict_route import PredictRoute
+from inserve.frontends.rest_api.request_head import METHODS
+from inserve.frontends.rest_api.request_target import (
+    ModelTarget,
+    Target,
+    VersionTooLargeError,
+    inference_target,
+    model_target,
+    openapi_target,
+    parse_target,
+)
+from inserve.frontends.rest_api.response import (
+    CORS_HEADERS,
+    JSON_TYPE,
+    Response,
+    empty_response,
+    error_response,
+    html_page,
+)
+from inserve.frontends.rest_api.route import (
+    LONGEST_INLINE_BYTES,
+    Answer,
+    FixedRoute,
+    ModelDirectory,
+    Pool,
+    Rest,
+    Route,
+)
+from inserve.frontends.rest_api.status_codes import code_and_message
+from inserve.handlers.classify import ClassifyHandler
+from inserve.handlers.model_metadata import ModelMetadataHandler
+from inserve.handlers.model_spec import ModelSpec
+from inserve.handlers.model_status import AnswersModelStatus
+from inserve.handlers.predict import PredictHandler
+from inserve.handlers.regress import RegressHandler
+from inserve.metrics.request_record import RequestRecord
+
+__all__ = ["MetricsPage", "OnRequest", "RequestKey", "RestApp", "RestHandlers", "RestOptions"]
+
+_MAX_ROUTES = 1024
+_LONGEST_KEPT_TARGET = 1024
+_OPTIONS_TYPE = b"text/html; charset=ISO-8859-1"
+
+OnRequest: TypeAlias = Callable[[RequestRecord, str, Code, float], None]
+"""Called for every request of the REST API: what is known of it, its verb, its code, and its seconds."""
+
+MetricsPage: TypeAlias = Callable[[], bytes]
+"""Returns the text of the page for Prometheus."""
+
+_Scope: TypeAlias = MutableMapping[str, Any]
+_Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+_Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class RestOptions:
+    """How REST requests are answered."""
+
+    timeout_s: float | None = 30.0
+    """How long a model may run for one request; None without limit."""
+    cors: bool = False
+    """Send the headers that let pages of any origin use the API."""
+    max_body_bytes: int = 2**31 - 1
+    """The largest body that is read; longer ones are answered with 413."""
+    prometheus_path: str | None = None
+    """Path of the page with the metrics; None: there is none."""
+
+
+@dataclass(frozen=True)
+class RestHandlers:
+    """What answers, without any transport."""
+
+    predict: PredictHandler
+    classify: ClassifyHandler
+    regress: RegressHandler
+    model_metadata: ModelMetadataHandler
+    model_status: AnswersModelStatus
+    models: ModelDirectory
+
+
+class RequestKey(NamedTuple):
+    """What of a request decides its route. Header values are empty if absent."""
+
+    method: str
+    target: bytes
+    """As it stands in the request line."""
+    content_type: bytes = b""
+    content_encoding: bytes = b""
+    accept: bytes = b""
+    origin: bytes = b""
+
+
+class RestApp:
+    """Answers TensorFlow Serving's REST API; an ASGI 3 application. Any thread and event loop may use it.
+
+    What takes long runs on *pool*. With *metrics_page* and ``options.prometheus_path`` there is a page of
+    metrics; *on_request* hears of every request of the API.
+    """
+
+    def __init__(
+        self,
+        handlers: RestHandlers,
+        pool: Pool,
+        options: RestOptions | None = None,
+        metrics_page: MetricsPage | None = None,
+        on_request: OnRequest | None = None,
+    ) -> None:
+        self.options = options or RestOptions()
+        self._handlers = handlers
+        self._pool = pool
+        self._metrics_page = metrics_page
+        self._on_request = on_request
+        self._routes: dict[tuple[RequestKey, str], Route] = {}
+
+    # --- routes -----------------------------------------------------------------------------------
+
+    def route(self, key: RequestKey, root_path: str = "") -> Route:
+        """Return what answers requests that agree in *key*; *root_path* is where the API is mounted."""
+        cached = self._routes.get((key, root_path))
+        if cached is not None:
+            return cached
+        route = self._find_route(key, root_path)
+        if is_gzip(key.content_encoding):
+            route = _GzipRoute(route)
+        if len(key.target) <= _LONGEST_KEPT_TARGET:
+            if len(self._routes) >= _MAX_ROUTES:
+                self._routes.clear()
+            self._routes[key, root_path] = route
+        return route
+
+    def _find_route(self, key: RequestKey, root_path: str) -> Route:
+        if key.method not in METHODS:
+            return FixedRoute(html_page(501, Code.UNIMPLEMENTED), is_rest=False)
+        target = parse_target(key.target)
+        if target is None:
+            return FixedRoute(html_page(400, Code.INVALID_ARGUMENT), is_rest=False)
+        if self._metrics_page is not None and target.path == self.options.prometheus_path:
+            return _MetricsRoute(self._metrics_page, target)
+        if target.full[:4].lower() != "/v1/":
+            return FixedRoute(html_page(404, Code.NOT_FOUND), is_rest=False)
+        if key.method == "OPTIONS":
+            is_from_web = b"http://" in key.origin or b"https://" in key.origin
+            return FixedRoute(
+                empty_response(200, _OPTIONS_TYPE)
+                if is_from_web
+                else empty_response(400, _OPTIONS_TYPE, Code.INVALID_ARGUMENT)
+            )
+        try:
+            route = self._find_rest_route(key, target, root_path)
+        except VersionTooLargeError:
+            return FixedRoute(empty_response(400, JSON_TYPE, Code.INVALID_ARGUMENT))
+        return route or FixedRoute(
+            error_response(Code.INVALID_ARGUMENT, f"Malformed request: {key.method} {target.full}")
+        )
+
+    def _find_rest_route(self, key: RequestKey, target: Target, root_path: str) -> Route | None:
+        if key.method == "POST":
+            return self._find_inference_route(key, target)
+        if key.method != "GET":
+            return None
+        described = openapi_target(target.full)
+        if described is not None:
+            return OpenApiRoute(self._handlers.models, _spec_of(described), root_path)
+        model = model_target(target.full)
+        if model is None:
+            return None
+        if not model.name:
+            if target.full.lower() == "/v1/models":
+                return ListRoute(self._handlers.model_status, self._handlers.models)
+            return FixedRoute(error_response(Code.INVALID_ARGUMENT, "Missing model name in request."))
+        if model.wants_metadata:
+            return MetadataRoute(self._handlers.model_metadata, _spec_of(model))
+        return StatusRoute(self._handlers.model_status, _spec_of(model))
+
+    def _find_inference_route(self, key: RequestKey, target: Target) -> Route | None:
+        timeout_s = self.options.timeout_s
+        kind = media_type(key.content_type)
+        if kind in (NPY_TYPE, PROTOBUF_TYPE):
+            wanted = inference_target(target.path)
+            if wanted is not None and wanted.verb == "predict":
+                spec = _spec_of(wanted.model)
+                if kind == PROTOBUF_TYPE and target.full == target.path:
+                    return MessageRoute(self._handlers.predict, spec, timeout_s)
+                if kind == NPY_TYPE and (name := target.signature_name()) is not None:
+                    wants_npy = NPY_TYPE in key.accept.lower()
+                    spec = spec._replace(signature_name=name)
+                    return NpyRoute(self._handlers.predict, spec, timeout_s, wants_npy)
+        wanted = inference_target(target.full)
+        if wanted is None:
+            return None
+        spec = _spec_of(wanted.model)
+        if wanted.verb == "predict":
+            return PredictRoute(self._handlers.predict, spec, timeout_s)
+        if wanted.verb == "classify":
+            return classify_route(self._handlers.classify, spec, timeout_s)
+        if wanted.verb == "regress":
+            return regress_route(self._handlers.regress, spec, timeout_s)
+        return None
+
+    # --- answers ----------------------------------------------------------------------------------
+
+    def begin(self, route: Route, body: bytes) -> Response | Future[Response]:
+        """Answer a request, or have the pool do it; never blocks and never raises.
+
+        Whoever no longer wants the answer cancels the future: then a run that has not started never does.
+        """
+        started = perf_counter()
+        record = None if self._on_request is None else RequestRecord(route.model_name)
+        try:
+            answer = route.answer(body, record)
+            if not isinstance(answer, Response):
+                return self._pool.submit(self._finish, route, answer, started)
+        except Exception as error:
+            answer = _failure(route, error)
+        return self._told(route, answer, record, started)
+
+    def _finish(self, route: Route, rest: Rest, started: float) -> Response:
+        """Do the *rest* of a request; runs on the pool."""
+        record = None if self._on_request is None else RequestRecord(route.model_name)
+        try:
+            response = rest(record)
+        except Exception as error:
+            response = _failure(route, error)
+        return self._told(route, response, record, started)
+
+    def _told(
+        self, route: Route, response: Response, record: RequestRecord | None, started: float
+    ) -> Response:
+        if self._on_request is not None and record is not None and route.is_rest:
+            self._on_request(record, route.api, response.code, perf_counter() - started)
+        if self.options.cors and route.is_rest:
+            return response._replace(headers=CORS_HEADERS)
+        return response
+
+    # --- ASGI -------------------------------------------------------------------------------------
+
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        """Answer one ASGI connection: an HTTP request, or the lifespan of the server."""
+        kind = scope["type"]
+        if kind == "http":
+            await self._answer_http(scope, receive, send)
+        elif kind == "lifespan":
+            await _answer_lifespan(receive, send)
+        elif kind == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+        else:
+            raise ValueError(f"cannot answer a scope of type {kind!r}")
+
+    async def _answer_http(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        key, root_path = _key_of_scope(scope)
+        body = await _read_body(receive, self.options.max_body_bytes)
+        if body is None:
+            return
+        if isinstance(body, int):
+            await _send_response(send, self.too_large())
+            return
+        response = self.begin(self.route(key, root_path), body)
+        if not isinstance(response, Response):
+            finished = await _unless_disconnected(asyncio.wrap_future(response), receive)
+            if finished is None:
+                return
+            response = finished
+        await _send_response(send, response)
+
+    def too_large(self) -> Response:
+        """Return what answers a body that is longer than it may be."""
+        return error_response(
+            Code.RESOURCE_EXHAUSTED,
+            f"the body is longer than {self.options.max_body_bytes} bytes, which is the limit of this server",
+            status=413,
+        )
+
+
+class _GzipRoute:
+    """Decompresses the body for another route; on the pool where it is large."""
+
+    def __init__(self, route: Route) -> None:
+        self.is_rest = route.is_rest
+        self.model_name = route.model_name
+        self.api = route.api
+        self._route = route
+
+    def answer(self, body: bytes, record: RequestRecord | None) -> Answer:
+        if max(len(body), declared_bytes(body)) <= LONGEST_INLINE_BYTES:
+            return self._route.answer(gunzip(body), record)
+        return lambda record: self._answer_on_pool(body, record)
+
+    def _answer_on_pool(self, body: bytes, record: RequestRecord | None) -> Response:
+        answer = self._route.answer(gunzip(body), record)
+        return answer if isinstance(answer, Response) else answer(record)
+
+
+class _MetricsRoute:
+    """The page for Prometheus, which must be asked for without a query."""
+
+    is_rest = False
+    model_name = ""
+    api = ""
+
+    def __init__(self, page: MetricsPage, target: Target) -> None:
+        self._page = page
+        self._target = target
+
+    def answer(self, body: bytes, record: RequestRecord | None) -> Response:
+        del body, record
+        path, full = self._target
+        if full != path:
+            text = f"Unexpected path: {full}. Should be {path}"
+            return Response(400, b"text/plain", text.encode(), Code.INVALID_ARGUMENT)
+        return Response(200, b"text/plain", self._page())
+
+
+def _spec_of(model: ModelTarget) -> ModelSpec:
+    return ModelSpec(model.name, model.version, model.label)
+
+
+def _failure(route: Route, error: Exception) -> Response:
+    what = f"{route.api or 'GET'} of model {route.model_name}"
+    return error_response(*code_and_message(error, what))
+
+
+def _key_of_scope(scope: _Scope) -> tuple[RequestKey, str]:
+    """Return what decides the route of an ASGI request, and where this application is mounted.
+
+    ``path`` holds the mount point or does not, as servers and frameworks like; ``raw_path`` is the target as
+    it came, so that it decides where it is given.
+    """
+    root_path: str = scope.get("root_path", "").rstrip("/")
+    raw_path: bytes | None = scope.get("raw_path")
+    if raw_path is None:
+        raw_path = quote(scope["path"], safe="/:@!$&'()*+,;=-._~").encode()
+    if root_path:
+        for prefix in (quote(root_path).encode(), root_path.encode()):
+            if raw_path.startswith(prefix + b"/"):
+                raw_path = raw_path[len(prefix) :]
+                break
+    query: bytes = scope.get("query_string", b"")
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in _HEADERS:
+            found.setdefault(name, value)
+    key = RequestKey(
+        scope["method"],
+        raw_path + b"?" + query if query else raw_path,
+        *(found.get(name, b"") for name in _HEADERS),
+    )
+    return key, root_path
+
+
+_HEADERS = (b"content-type", b"content-encoding", b"accept", b"origin")
+
+
+async def _read_body(receive: _Receive, max_bytes: int) -> bytes | int | None:
+    """Return the body, its length so far if that is above *max_bytes*, None if the client has gone."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        return None
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        return len(body) if len(body) > max_bytes else body
+    pieces = [body]
+    size = len(body)
+    while message.get("more_body", False):
+        if size > max_bytes:
+            return size
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+    return size if size > max_bytes else b"".join(pieces)
+
+
+async def _unless_disconnected(future: asyncio.Future[Response], receive: _Receive) -> Response | None:
+    """Return the result of *future*; cancel it and return None when the client goes first."""
+    disconnect = asyncio.ensure_future(receive())
+    try:
+        waited_for: set[asyncio.Future[Any]] = {future, disconnect}
+        await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+        return future.result() if future.done() else None
+    except asyncio.CancelledError:
+        if future.cancelled():
+            return error_response(Code.UNAVAILABLE, "server is shutting down")
+        raise
+    finally:
+        disconnect.cancel()
+        future.cancel()
+
+
+async def _send_response(send: _Send, response: Response) -> None:
+    headers = [
+        (b"content-type", response.content_type),
+        (b"content-length", b"%d" % len(response.body)),
+        *((name.lower(), value) for name, value in response.headers),
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def _answer_lifespan(receive: _Receive, send: _Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return

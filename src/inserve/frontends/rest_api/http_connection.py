@@ -1,0 +1,369 @@
+"""One HTTP/1.1 connection: requests in, one after another, answers out in the same order.
+
+A request that takes long runs elsewhere meanwhile; the next one of the connection waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+from concurrent.futures import CancelledError, Future
+from typing import cast
+
+from inserve.errors import Code
+from inserve.frontends.rest_api.chunked_body import ChunkedBody, MalformedChunkError, TooLargeError
+from inserve.frontends.rest_api.http_front import HttpFront, KnownRequest, busy_response
+from inserve.frontends.rest_api.request_head import BadRequestError
+from inserve.frontends.rest_api.response import Response, error_response, html_page
+
+__all__ = ["HttpConnection"]
+
+_CLOSE = b"Connection: close\r\n"
+_KEEP_ALIVE = b"Connection: keep-alive\r\n"
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_MAX_READ_AHEAD = 64 << 10
+"""What a client may send beyond the request that is running before its next bytes are left unread."""
+
+_JOINED_BYTES = 64 << 10
+"""Up to this the head of an answer and its body are sent as one piece."""
+
+_MAX_DISCARDED_BYTES = 16 << 20
+_DISCARD_S = 2.0
+_SLOWEST_BYTES_PER_S = 1024
+_SPARE_CONNECTIONS = 128
+
+
+class _State(enum.Enum):
+    HEAD = enum.auto()
+    """Nothing of a request has come, or a part of its head."""
+    BODY = enum.auto()
+    CHUNKS = enum.auto()
+    RUNNING = enum.auto()
+    """A request is complete and not answered."""
+    DISCARDING = enum.auto()
+    """The last answer is written. What the client still sends is thrown away until it stops: closing
+    with unread bytes would make the system take the answer back."""
+
+
+class HttpConnection(asyncio.Protocol):
+    """Reads requests, has *front* answer them; lives on the event loop."""
+
+    def __init__(self, front: HttpFront) -> None:
+        self._front = front
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._state = _State.HEAD
+        self._buffer = b""
+        self._request: KnownRequest | None = None
+        self._pieces: list[bytes] = []
+        self._missing = 0
+        self._chunks: ChunkedBody | None = None
+        self._future: Future[Response] | None = None
+        self._since = front.now
+        """When the present state, or the wait for the first byte of a request, began."""
+        self._is_reading_paused = False
+        self._is_writing_paused = False
+        self._is_last = False
+        """Whether the connection ends with the answer to the present request."""
+        self._has_ended = False
+        """Whether the client will send no more."""
+        self._unwritten = (0, front.now)
+        """Bytes in the transport's buffer when last looked at, and since when there are as many."""
+
+    # --- called by the event loop -----------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        front = self._front
+        too_many = len(front.connections) - front.limits.max_connections
+        if too_many >= _SPARE_CONNECTIONS:
+            self._transport.abort()
+            return
+        front.connections.add(self)
+        if too_many >= 0 or front.is_stopping:
+            self._fail(busy_response())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        if self._future is not None:
+            self._future.cancel()
+        self._front.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        state = self._state
+        if state is _State.HEAD:
+            if self._buffer:
+                data = self._buffer + data
+                self._buffer = b""
+            else:
+                self._since = self._front.now
+            self._read_requests(data)
+        elif state is _State.BODY:
+            self._pieces.append(data)
+            self._missing -= len(data)
+            if self._missing <= 0:
+                data = b"".join(self._pieces)
+                stop = len(data) + self._missing
+                self._end_body(data[:stop], data[stop:])
+        elif state is _State.CHUNKS:
+            self._read_chunks(data)
+        elif state is _State.RUNNING:
+            self._buffer += data
+            if len(self._buffer) > _MAX_READ_AHEAD:
+                self._pause_reading()
+        else:
+            self._missing += len(data)
+            if self._missing > _MAX_DISCARDED_BYTES:
+                self._transport.abort()
+
+    def eof_received(self) -> bool:
+        self._has_ended = True
+        if self._state is not _State.RUNNING:
+            return False
+        # The client is gone, or has only finished writing. The system of one that is gone answers this
+        # with a reset, and then its request need not run.
+        if self._request is not None and not self._request.head.is_http_1_0 and not self._is_writing_paused:
+            self._transport.write(_CONTINUE)
+        return True
+
+    def pause_writing(self) -> None:
+        self._is_writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_writing_paused = False
+        if self._state is _State.RUNNING and self._future is None:
+            self._go_on()
+
+    # --- called by the server ---------------------------------------------------------------------
+
+    def check_time(self, now: float) -> None:
+        """End the connection if its client has had its time."""
+        limits = self._front.limits
+        unwritten = self._transport.get_write_buffer_size()
+        if unwritten != self._unwritten[0]:
+            self._unwritten = (unwritten, now)
+        elif unwritten and now - self._unwritten[1] >= limits.write_timeout_s:
+            self._transport.abort()
+            return
+        waited_s = now - self._since
+        state = self._state
+        if state is _State.HEAD:
+            if self._buffer:
+                if waited_s >= limits.request_timeout_s:
+                    self._fail(_took_too_long())
+            elif waited_s >= limits.idle_timeout_s and not unwritten:
+                self._transport.close()
+        elif state in (_State.BODY, _State.CHUNKS):
+            if waited_s >= limits.request_timeout_s + self._received_bytes() / _SLOWEST_BYTES_PER_S:
+                self._fail(_took_too_long())
+        elif state is _State.DISCARDING and waited_s >= _DISCARD_S and not unwritten:
+            self._transport.abort()
+
+    def finish(self) -> None:
+        """End the connection once what it is at has been answered."""
+        self._is_last = True
+        if self._state is _State.HEAD and not self._buffer:
+            self._transport.close()
+
+    def refuse(self) -> None:
+        """Answer what is running with 503 and end the connection."""
+        future, self._future = self._future, None
+        if future is not None:
+            future.cancel()
+            self._fail(_shutting_down())
+        self._transport.close()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self._transport.abort()
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def _read_requests(self, data: bytes) -> None:
+        """Answer the requests in *data*, which starts with one, and keep what is left of it."""
+        front = self._front
+        while data:
+            end = data.find(b"\r\n\r\n")
+            if end <= 0:
+                if data.startswith(b"\r\n"):
+                    data = data[2:]
+                    continue
+                if len(data) > front.limits.max_head_bytes:
+                    self._fail(_head_too_long())
+                else:
+                    self._buffer = data
+                return
+            end += 4
+            if end > front.limits.max_head_bytes:
+                self._fail(_head_too_long())
+                return
+            try:
+                self._request = request = front.known_request(data[:end])
+            except BadRequestError as error:
+                self._fail(error.response)
+                return
+            head = request.head
+            if head.is_chunked:
+                self._chunks = ChunkedBody(front.max_body_bytes)
+                self._await_body(_State.CHUNKS)
+                self._read_chunks(data[end:])
+                return
+            stop = end + head.content_length
+            if stop > len(data):
+                if head.content_length > front.max_body_bytes:
+                    self._fail(front.too_large())
+                    return
+                self._pieces = [data[end:]]
+                self._missing = stop - len(data)
+                self._await_body(_State.BODY)
+                return
+            if head.content_length > front.max_body_bytes:
+                self._fail(front.too_large())
+                return
+            body = data[end:stop]
+            data = data[stop:]
+            if not self._answer(request, body):
+                self._keep(data)
+                return
+
+    def _await_body(self, state: _State) -> None:
+        self._state = state
+        self._since = self._front.now
+        if self._request is not None and self._request.head.expects_continue:
+            self._transport.write(_CONTINUE)
+
+    def _read_chunks(self, data: bytes) -> None:
+        assert self._chunks is not None
+        try:
+            rest = self._chunks.feed(data)
+        except MalformedChunkError:
+            self._fail(html_page(413, Code.INVALID_ARGUMENT))
+            return
+        except TooLargeError:
+            self._fail(self._front.too_large())
+            return
+        if rest is not None:
+            self._end_body(self._chunks.content(), rest)
+
+    def _end_body(self, body: bytes, beyond: bytes) -> None:
+        """Answer the request whose body has come, and those that follow it in *beyond*."""
+        self._pieces, self._missing, self._chunks = [], 0, None
+        assert self._request is not None
+        self._state = _State.HEAD
+        self._since = self._front.now
+        if self._answer(self._request, body):
+            self._read_requests(beyond)
+        else:
+            self._keep(beyond)
+
+    def _keep(self, data: bytes) -> None:
+        """Keep what came behind a request that is running, or whose answer waits to be sent."""
+        if self._state is _State.RUNNING:
+            self._buffer = data
+
+    def _received_bytes(self) -> int:
+        if self._chunks is not None:
+            return self._chunks.received_bytes()
+        return sum(map(len, self._pieces))
+
+    def _pause_reading(self) -> None:
+        if not self._is_reading_paused:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+
+    # --- answering --------------------------------------------------------------------------------
+
+    def _answer(self, request: KnownRequest, body: bytes) -> bool:
+        """Answer *request*; return whether the next one may be read now."""
+        answer = self._front.begin(request.route, body)
+        if isinstance(answer, Response):
+            return self._write(request, answer)
+        self._state = _State.RUNNING
+        self._future = answer
+        answer.add_done_callback(self._tell_loop)
+        return False
+
+    def _tell_loop(self, future: Future[Response]) -> None:
+        """Have the loop write the result of *future*; called on the thread that ran it."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the connection with it
+            self._front.loop.call_soon_threadsafe(self._end_run, future)
+
+    def _end_run(self, future: Future[Response]) -> None:
+        if future is not self._future or self._transport.is_closing():
+            return
+        self._future = None
+        try:
+            response = future.result()
+        except CancelledError:
+            response = _shutting_down()
+        assert self._request is not None
+        if self._write(self._request, response):
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Read what has come while a request was running, or an answer waited to be sent."""
+        self._state = _State.HEAD
+        self._since = self._front.now
+        data, self._buffer = self._buffer, b""
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            self._transport.resume_reading()
+        if data:
+            self._read_requests(data)
+        if self._has_ended and self._state is not _State.RUNNING:
+            self._transport.close()
+
+    def _write(self, request: KnownRequest, response: Response) -> bool:
+        """Send *response*; return whether the connection is ready for its next request."""
+        head = request.head
+        is_last = self._is_last or not head.keep_alive or head.method == "HEAD"
+        # As libevent does, HEAD is answered with a body; nothing that follows can be taken for it.
+        connection = _CLOSE if is_last else _KEEP_ALIVE if head.is_http_1_0 else b""
+        self._send(self._front.head_of(response, connection), response.body)
+        if is_last:
+            self._end()
+            return False
+        if self._is_writing_paused:
+            self._state = _State.RUNNING
+            return False
+        return True
+
+    def _send(self, head: bytes, body: bytes) -> None:
+        if len(body) <= _JOINED_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+
+    def _fail(self, response: Response) -> None:
+        """Send *response* as the last one: what the client sends further cannot be understood."""
+        self._send(self._front.head_of(response, _CLOSE), response.body)
+        self._end()
+
+    def _end(self) -> None:
+        self._buffer = b""
+        self._pieces = []
+        self._chunks = None
+        self._missing = 0
+        if self._has_ended or self._transport.is_closing() or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._state = _State.DISCARDING
+        self._since = self._front.now
+        self._transport.write_eof()
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            self._transport.resume_reading()
+
+
+def _head_too_long() -> Response:
+    return error_response(Code.INVALID_ARGUMENT, "the head of the request is too long", status=431)
+
+
+def _took_too_long() -> Response:
+    return error_response(Code.DEADLINE_EXCEEDED, "the request took too long to arrive", status=408)
+
+
+def _shutting_down() -> Response:
+    return error_response(Code.UNAVAILABLE, "server is shutting down")
