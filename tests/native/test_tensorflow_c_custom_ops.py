@@ -52,7 +52,7 @@ __attribute__((constructor)) static void register_operation() {
   TF_DeleteStatus(status);
 }
 """
-"""An operation that adds ``ADDED_NUMBER`` to a vector, made with TensorFlow's C API: compiled in half a second."""
+"""An operation that adds a number to a vector, made with TensorFlow's C API: compiled in half a second."""
 
 CPP_SOURCE = """
 #include "tensorflow/core/framework/op.h"
@@ -96,7 +96,13 @@ def compile_library(source: str, library: Path, name: str, number: int) -> Path:
         linked = [str(find_library().framework), "-Wl,--no-as-needed", str(stub)]
     file = library.with_suffix(".cc")
     file.write_text(source)
-    flags = (f"-I{tensorflow / 'include'}", f'-DNAME="{name}"', f"-DNUMBER={number}", "-std=c++17", "-w")
+    flags = (
+        f"-I{tensorflow / 'include'}",
+        f'-DOP_NAME="{name}"',
+        f"-DADDED_NUMBER={number}",
+        "-std=c++17",
+        "-w",
+    )
     _compile(compiler, str(file), "-o", str(library), *flags, *linked)
     return library
 
