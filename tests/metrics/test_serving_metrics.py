@@ -93,7 +93,7 @@ def test_example_counts_are_printed_as_recorded(metrics: ServingMetrics, name: s
 
 @pytest.mark.parametrize("name", ["request_latency", "runtime_latency"])
 def test_latencies_have_the_recorded_labels_and_bounds(metrics: ServingMetrics, name: str) -> None:
-    metrics.answered(GRPC, record("half_plus_two", run_s=1e-5), "Predict", Code.OK, 2e-5)
+    metrics.answered(record("half_plus_two", run_s=1e-5), "Predict", GRPC, Code.OK, 2e-5)
     stem = f'{SERVING}{name}_bucket{{model_name="half_plus_two",API="Predict",'
 
     def shape(block: list[str]) -> list[str]:
@@ -104,7 +104,7 @@ def test_latencies_have_the_recorded_labels_and_bounds(metrics: ServingMetrics, 
 
 
 def test_latencies_are_counted_in_microseconds(metrics: ServingMetrics) -> None:
-    metrics.answered(GRPC, record(run_s=12e-6), "Predict", Code.OK, 40e-6)
+    metrics.answered(record(run_s=12e-6), "Predict", GRPC, Code.OK, 40e-6)
     latency = our_block(metrics, SERVING + "request_latency")
     runtime = our_block(metrics, SERVING + "runtime_latency")
     assert SERVING + 'request_latency_sum{model_name="m",API="Predict",entrypoint="GRPC"} 40' in latency
@@ -116,9 +116,9 @@ def test_latencies_are_counted_in_microseconds(metrics: ServingMetrics) -> None:
 
 
 def test_only_answers_have_a_latency_and_only_runs_a_runtime(metrics: ServingMetrics) -> None:
-    metrics.answered(GRPC, record(), "Regress", Code.INVALID_ARGUMENT, 1e-3)
-    metrics.answered(GRPC, record(run_s=1e-3), "Regress", Code.INVALID_ARGUMENT, 1e-3)
-    metrics.answered(REST, record(run_s=1e-3), "regress", Code.OK, 1e-3)
+    metrics.answered(record(), "Regress", GRPC, Code.INVALID_ARGUMENT, 1e-3)
+    metrics.answered(record(run_s=1e-3), "Regress", GRPC, Code.INVALID_ARGUMENT, 1e-3)
+    metrics.answered(record(run_s=1e-3), "regress", REST, Code.OK, 1e-3)
     assert lines(metrics, SERVING + "request_latency", SERVING + "runtime_latency") == [
         SERVING + 'request_latency_count{model_name="m",API="regress",entrypoint="REST"} 1',
         SERVING + 'runtime_latency_count{model_name="m",API="Regress",runtime="TF1"} 2',
@@ -126,10 +126,10 @@ def test_only_answers_have_a_latency_and_only_runs_a_runtime(metrics: ServingMet
 
 
 def test_versions_and_signatures_are_told_apart_under_our_own_name(metrics: ServingMetrics) -> None:
-    metrics.answered(GRPC, record(version=1), "Predict", Code.OK, 1e-3)
-    metrics.answered(GRPC, record(version=2), "Predict", Code.OK, 1e-3)
-    metrics.answered(REST, record(version=2), "predict", Code.INTERNAL, 1e-3)
-    metrics.answered(GRPC, record(version=None, signature_name=""), "Predict", Code.NOT_FOUND, 1e-3)
+    metrics.answered(record(version=1), "Predict", GRPC, Code.OK, 1e-3)
+    metrics.answered(record(version=2), "Predict", GRPC, Code.OK, 1e-3)
+    metrics.answered(record(version=2), "predict", REST, Code.INTERNAL, 1e-3)
+    metrics.answered(record(version=None, signature_name=""), "Predict", GRPC, Code.NOT_FOUND, 1e-3)
     labels = 'model_name="m",version="{}",signature_name="s",entrypoint="{}",status="{}"'
     assert lines(metrics, ":inserve:request_count") == [
         f":inserve:request_count{{{labels.format(*values)}}} 1"
@@ -139,7 +139,7 @@ def test_versions_and_signatures_are_told_apart_under_our_own_name(metrics: Serv
 
 def test_of_multi_inference_only_the_examples_count_beside_the_version(metrics: ServingMetrics) -> None:
     answer = record("m", 3, "", run_s=1e-3, num_examples=5)
-    metrics.answered(GRPC, answer, MULTI_INFERENCE, Code.OK, 1e-3)
+    metrics.answered(answer, MULTI_INFERENCE, GRPC, Code.OK, 1e-3)
     names = ("request_count", "request_latency", "runtime_latency", "request_example_count_total")
     assert lines(metrics, *(SERVING + name for name in names), ":inserve:request_count") == [
         ':inserve:request_count{model_name="m",version="3",signature_name="",'
@@ -149,7 +149,7 @@ def test_of_multi_inference_only_the_examples_count_beside_the_version(metrics: 
 
 
 def test_a_request_that_was_not_understood_is_not_counted(metrics: ServingMetrics) -> None:
-    metrics.answered(GRPC, record(None, None, ""), "Predict", Code.INTERNAL, 1e-3)
+    metrics.answered(record(None, None, ""), "Predict", GRPC, Code.INTERNAL, 1e-3)
     assert lines(metrics, SERVING + "request_count") == []
 
 
@@ -171,7 +171,7 @@ def test_a_long_name_that_no_model_has_is_not_kept(metrics: ServingMetrics) -> N
 def test_a_model_is_counted_by_name_however_many_names_were_made_up(metrics: ServingMetrics) -> None:
     for number in range(MAX_UNKNOWN_NAMES + 1):
         metrics.request(f"name {number}", "predict", REST, Code.NOT_FOUND, 1e-3)
-    metrics.answered(GRPC, record("late"), "Predict", Code.INVALID_ARGUMENT, 1e-3)
+    metrics.answered(record("late"), "Predict", GRPC, Code.INVALID_ARGUMENT, 1e-3)
     metrics.request("late", "predict", REST, Code.NOT_FOUND, 1e-3)
     assert [line for line in lines(metrics, SERVING + "request_count") if '"late"' in line] == [
         SERVING + 'request_count{model_name="late",status="INVALID_ARGUMENT"} 1',
@@ -181,9 +181,9 @@ def test_a_model_is_counted_by_name_however_many_names_were_made_up(metrics: Ser
 
 def test_a_version_whose_cell_was_dropped_is_counted_anew(metrics: ServingMetrics) -> None:
     for version in range(MAX_CELLS + 1):
-        metrics.answered(GRPC, record(version=version), "Predict", Code.OK, 1e-3)
+        metrics.answered(record(version=version), "Predict", GRPC, Code.OK, 1e-3)
     for _ in range(2):
-        metrics.answered(GRPC, record(version=0), "Predict", Code.OK, 1e-3)
+        metrics.answered(record(version=0), "Predict", GRPC, Code.OK, 1e-3)
     old = [line for line in lines(metrics, ":inserve:request_count") if 'version="0"' in line]
     assert [line.rpartition(" ")[2] for line in old] == ["2"]
     assert lines(metrics, SERVING + "request_count") == [

@@ -111,7 +111,7 @@ class ServingMetrics:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    def answered(self, entrypoint: str, record: RequestRecord, api: str, code: Code, seconds: float) -> None:
+    def answered(self, record: RequestRecord, api: str, entrypoint: str, code: Code, seconds: float) -> None:
         """Count one answer: of an API that runs a model over gRPC, or any over REST.
 
         *api* is ``Predict``, ``Classify``, ``Regress`` or ``MultiInference`` for gRPC, the lower-case word
@@ -148,7 +148,7 @@ class ServingMetrics:
 
     def request(self, model_name: str, api: str, entrypoint: str, code: Code, seconds: float) -> None:
         """Count one answer, as ``answered``, to a request of which no more is known than the name."""
-        self.answered(entrypoint, RequestRecord(model_name), api, code, seconds)
+        self.answered(RequestRecord(model_name), api, entrypoint, code, seconds)
 
     def runtime(self, model_name: str, api: str, seconds: float) -> None:
         """Count a run of *api* (``Predict``, ``Classify``, ``Regress``) that belonged to no request."""

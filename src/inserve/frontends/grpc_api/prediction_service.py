@@ -75,9 +75,9 @@ def _counted(answer: _RunsModel, api: str, metrics: ServingMetrics) -> Method:
         except WouldBlock:  # no answer yet
             raise
         except BaseException as error:
-            count(GRPC, record, api, _code_of(error), perf_counter() - started)
+            count(record, api, GRPC, _code_of(error), perf_counter() - started)
             raise
-        count(GRPC, record, api, ok, perf_counter() - started)
+        count(record, api, GRPC, ok, perf_counter() - started)
         return response
 
     return method
