@@ -6,15 +6,24 @@ server, and applications that mount this one, go through ASGI.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, NamedTuple, TypeAlias
-from urllib.parse import quote
+from typing import TypeAlias
 
 from inserve.errors import Code
+from inserve.frontends.rest_api.asgi import (
+    BodyTooLongError,
+    Receive,
+    Scope,
+    Send,
+    answer_lifespan,
+    key_of_scope,
+    read_body,
+    send_response,
+    unless_disconnected,
+)
 from inserve.frontends.rest_api.binary_routes import (
     NPY_TYPE,
     PROTOBUF_TYPE,
@@ -51,6 +60,7 @@ from inserve.frontends.rest_api.route import (
     FixedRoute,
     ModelDirectory,
     Pool,
+    RequestKey,
     Rest,
     Route,
 )
@@ -63,7 +73,7 @@ from inserve.handlers.predict import PredictHandler
 from inserve.handlers.regress import RegressHandler
 from inserve.metrics.request_record import RequestRecord
 
-__all__ = ["MetricsPage", "OnRequest", "RequestKey", "RestApp", "RestHandlers", "RestOptions"]
+__all__ = ["MetricsPage", "OnRequest", "RestApp", "RestHandlers", "RestOptions"]
 
 _MAX_ROUTES = 1024
 _LONGEST_KEPT_TARGET = 1024
@@ -74,10 +84,6 @@ OnRequest: TypeAlias = Callable[[RequestRecord, str, Code, float], None]
 
 MetricsPage: TypeAlias = Callable[[], bytes]
 """Returns the text of the page for Prometheus."""
-
-_Scope: TypeAlias = MutableMapping[str, Any]
-_Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-_Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -104,18 +110,6 @@ class RestHandlers:
     model_metadata: ModelMetadataHandler
     model_status: AnswersModelStatus
     models: ModelDirectory
-
-
-class RequestKey(NamedTuple):
-    """What of a request decides its route. Header values are empty if absent."""
-
-    method: str
-    target: bytes
-    """As it stands in the request line."""
-    content_type: bytes = b""
-    content_encoding: bytes = b""
-    accept: bytes = b""
-    origin: bytes = b""
 
 
 class RestApp:
@@ -260,35 +254,31 @@ class RestApp:
             return response._replace(headers=CORS_HEADERS)
         return response
 
-    # --- ASGI -------------------------------------------------------------------------------------
-
-    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection: an HTTP request, or the lifespan of the server."""
         kind = scope["type"]
         if kind == "http":
             await self._answer_http(scope, receive, send)
         elif kind == "lifespan":
-            await _answer_lifespan(receive, send)
+            await answer_lifespan(receive, send)
         elif kind == "websocket":
             await send({"type": "websocket.close", "code": 1000})
         else:
             raise ValueError(f"cannot answer a scope of type {kind!r}")
 
-    async def _answer_http(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
-        key, root_path = _key_of_scope(scope)
-        body = await _read_body(receive, self.options.max_body_bytes)
+    async def _answer_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        key, root_path = key_of_scope(scope)
+        try:
+            body = await read_body(receive, self.options.max_body_bytes)
+        except BodyTooLongError:
+            await send_response(send, self.too_large())
+            return
         if body is None:
             return
-        if isinstance(body, int):
-            await _send_response(send, self.too_large())
-            return
-        response = self.begin(self.route(key, root_path), body)
-        if not isinstance(response, Response):
-            finished = await _unless_disconnected(asyncio.wrap_future(response), receive)
-            if finished is None:
-                return
-            response = finished
-        await _send_response(send, response)
+        answer = self.begin(self.route(key, root_path), body)
+        response = answer if isinstance(answer, Response) else await unless_disconnected(answer, receive)
+        if response is not None:
+            await send_response(send, response)
 
     def too_large(self) -> Response:
         """Return what answers a body that is longer than it may be."""
@@ -345,91 +335,3 @@ def _spec_of(model: ModelTarget) -> ModelSpec:
 def _failure(route: Route, error: Exception) -> Response:
     what = f"{route.api or 'GET'} of model {route.model_name}"
     return error_response(*code_and_message(error, what))
-
-
-def _key_of_scope(scope: _Scope) -> tuple[RequestKey, str]:
-    """Return what decides the route of an ASGI request, and where this application is mounted.
-
-    ``path`` holds the mount point or does not, as servers and frameworks like; ``raw_path`` is the target as
-    it came, so that it decides where it is given.
-    """
-    root_path: str = scope.get("root_path", "").rstrip("/")
-    raw_path: bytes | None = scope.get("raw_path")
-    if raw_path is None:
-        raw_path = quote(scope["path"], safe="/:@!$&'()*+,;=-._~").encode()
-    if root_path:
-        for prefix in (quote(root_path).encode(), root_path.encode()):
-            if raw_path.startswith(prefix + b"/"):
-                raw_path = raw_path[len(prefix) :]
-                break
-    query: bytes = scope.get("query_string", b"")
-    found: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
-        if name in _HEADERS:
-            found.setdefault(name, value)
-    key = RequestKey(
-        scope["method"],
-        raw_path + b"?" + query if query else raw_path,
-        *(found.get(name, b"") for name in _HEADERS),
-    )
-    return key, root_path
-
-
-_HEADERS = (b"content-type", b"content-encoding", b"accept", b"origin")
-
-
-async def _read_body(receive: _Receive, max_bytes: int) -> bytes | int | None:
-    """Return the body, its length so far if that is above *max_bytes*, None if the client has gone."""
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        return None
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        return len(body) if len(body) > max_bytes else body
-    pieces = [body]
-    size = len(body)
-    while message.get("more_body", False):
-        if size > max_bytes:
-            return size
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-    return size if size > max_bytes else b"".join(pieces)
-
-
-async def _unless_disconnected(future: asyncio.Future[Response], receive: _Receive) -> Response | None:
-    """Return the result of *future*; cancel it and return None when the client goes first."""
-    disconnect = asyncio.ensure_future(receive())
-    try:
-        waited_for: set[asyncio.Future[Any]] = {future, disconnect}
-        await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-        return future.result() if future.done() else None
-    except asyncio.CancelledError:
-        if future.cancelled():
-            return error_response(Code.UNAVAILABLE, "server is shutting down")
-        raise
-    finally:
-        disconnect.cancel()
-        future.cancel()
-
-
-async def _send_response(send: _Send, response: Response) -> None:
-    headers = [
-        (b"content-type", response.content_type),
-        (b"content-length", b"%d" % len(response.body)),
-        *((name.lower(), value) for name, value in response.headers),
-    ]
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
-
-
-async def _answer_lifespan(receive: _Receive, send: _Send) -> None:
-    while True:
-        message = await receive()
-        if message["type"] == "lifespan.startup":
-            await send({"type": "lifespan.startup.complete"})
-        elif message["type"] == "lifespan.shutdown":
-            await send({"type": "lifespan.shutdown.complete"})
-            return

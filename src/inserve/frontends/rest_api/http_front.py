@@ -8,10 +8,10 @@ from email.utils import formatdate
 from typing import NamedTuple, Protocol
 
 from inserve.errors import Code
-from inserve.frontends.rest_api.app import RequestKey, RestApp
+from inserve.frontends.rest_api.app import RestApp
 from inserve.frontends.rest_api.request_head import RequestHead, parse_head
 from inserve.frontends.rest_api.response import Response, error_response
-from inserve.frontends.rest_api.route import Route
+from inserve.frontends.rest_api.route import RequestKey, Route
 from inserve.frontends.rest_api.status_codes import reason_phrase
 
 __all__ = ["Connection", "HttpFront", "HttpLimits", "KnownRequest", "busy_response"]

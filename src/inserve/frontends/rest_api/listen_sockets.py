@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from inserve.errors import UnavailableError
 
-__all__ = ["bind_address", "check_address"]
+__all__ = ["BACKLOG", "bind_address", "check_address"]
 
-_BACKLOG = 2048
+BACKLOG = 2048
 _EVERY_HOST = "::"
 
 
@@ -63,7 +63,7 @@ def _listen(family: int, address: tuple[object, ...], takes_ipv4: bool) -> socke
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if takes_ipv4 else 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
         listener.setblocking(False)
     except BaseException:
         listener.close()

@@ -10,10 +10,11 @@ import socket
 import threading
 from collections.abc import Sequence
 
+from inserve.errors import UnavailableError
 from inserve.frontends.rest_api.app import RestApp
 from inserve.frontends.rest_api.http_connection import HttpConnection
 from inserve.frontends.rest_api.http_front import HttpFront, HttpLimits
-from inserve.frontends.rest_api.listen_sockets import bind_address, check_address
+from inserve.frontends.rest_api.listen_sockets import BACKLOG, bind_address, check_address
 
 __all__ = ["RestServer"]
 
@@ -45,6 +46,7 @@ class RestServer:
         self._stop_asked: asyncio.Event | None = None
         self._grace_s = 0.0
         self._is_over = False
+        self._failure: Exception | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -84,6 +86,10 @@ class RestServer:
             )
             self._thread.start()
             is_ready.wait()
+            if self._failure is not None:
+                self._is_over = True
+                self._thread.join()
+                raise UnavailableError(f"the REST server cannot serve: {self._failure}") from self._failure
             atexit.register(self.stop)
 
     def stop(self, grace_s: float = 0.0) -> None:
@@ -111,7 +117,8 @@ class RestServer:
         try:
             asyncio.set_event_loop(loop)
             loop.run_until_complete(self._serve(loop, is_ready))
-        except Exception:
+        except Exception as error:
+            self._failure = error
             _LOGGER.exception("The REST server has failed")
         finally:
             is_ready.set()
@@ -122,7 +129,7 @@ class RestServer:
         self._stop_asked = asyncio.Event()
         front = HttpFront(self._app, self._limits, loop)
         servers = [
-            await loop.create_server(lambda: HttpConnection(front), sock=listener)
+            await loop.create_server(lambda: HttpConnection(front), sock=listener, backlog=BACKLOG)
             for listener in self._sockets
         ]
         is_ready.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from inserve.frontends.rest_api.response import Response
 from inserve.handlers.model_spec import ModelSpec
@@ -16,6 +16,7 @@ __all__ = [
     "FixedRoute",
     "ModelDirectory",
     "Pool",
+    "RequestKey",
     "Rest",
     "Route",
     "SignatureInfo",
@@ -30,6 +31,18 @@ Rest: TypeAlias = Callable[["RequestRecord | None"], Response]
 
 Answer: TypeAlias = Response | Rest
 """An answer, or what is left to do to get it."""
+
+
+class RequestKey(NamedTuple):
+    """What of a request decides its route. Header values are empty if absent."""
+
+    method: str
+    target: bytes
+    """As it stands in the request line."""
+    content_type: bytes = b""
+    content_encoding: bytes = b""
+    accept: bytes = b""
+    origin: bytes = b""
 
 
 class Pool(Protocol):
