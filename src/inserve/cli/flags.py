@@ -286,6 +286,16 @@ class Flags:
         False, "bool", _RUNTIME, "Take GPU memory as it is needed instead of nearly all at once.",
         library_default=True, is_extra=True,
     )  # fmt: skip
+    generate_warmup: bool = _flag(
+        True, "bool", _LOADING, "Warm up versions without recorded requests on inputs made from signatures.",
+        is_extra=True,
+    )  # fmt: skip
+    memory_budget_bytes: int = _flag(
+        0, "int64", _LOADING,
+        "What all loaded versions together may be estimated at; 0: the memory of the machine or the control "
+        "group.",
+        minimum=0, is_extra=True,
+    )  # fmt: skip
     check_complete: bool = _flag(
         False, "bool", _LOADING, "Wait until the files of a version are complete and no longer change.",
         library_default=True, is_extra=True,

@@ -72,10 +72,7 @@ class ServerPlan:
         """Return the server, not started."""
         from inserve.server.model_server import Server
 
-        defaults = type(self.options)()
-        values = {field.name: getattr(self.options, field.name) for field in dataclasses.fields(self.options)}
-        chosen = {name: value for name, value in values.items() if value != getattr(defaults, name)}
-        return Server(self.models, **chosen)
+        return Server.of_options(self.options, self.models)
 
 
 def plan_server(flags: Flags, given: Collection[str]) -> ServerPlan:
@@ -232,7 +229,7 @@ def _options(flags: Flags, given: Collection[str], platform: PlatformSettings | 
         from inserve.server.ssl_config import read_ssl_options
 
         ssl = read_ssl_options(flags.ssl_config_file)
-    rest = _address(flags.host, flags.rest_api_port)
+    rest = _address(flags.host or "::", flags.rest_api_port)
     if rest and flags.monitoring_config_file:
         from inserve.server.monitoring_config import read_prometheus_path
 
@@ -270,6 +267,8 @@ def _options(flags: Flags, given: Collection[str], platform: PlatformSettings | 
             poll_interval=(
                 None if flags.file_system_poll_wait_seconds < 0 else flags.file_system_poll_wait_seconds
             ),
+            generate_warmup=flags.generate_warmup,
+            memory_budget=flags.memory_budget_bytes or None,
             check_complete=flags.check_complete,
             config_poll_interval=(
                 flags.model_config_file_poll_wait_seconds
@@ -293,12 +292,11 @@ def _options(flags: Flags, given: Collection[str], platform: PlatformSettings | 
 
 def _grpc_addresses(flags: Flags) -> tuple[str, ...]:
     unix = (f"unix:{flags.grpc_socket_path}",) if flags.grpc_socket_path else ()
-    return _address(flags.host, flags.port) + unix
+    return _address(flags.host or "0.0.0.0", flags.port) + unix
 
 
 def _address(host: str, port: int) -> tuple[str, ...]:
-    """Return the address of *port* on *host* (empty: on all), none for port 0."""
+    """Return the address of *port* on *host*, none for port 0."""
     if not port:
         return ()
-    host = host or "0.0.0.0"
     return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}",)

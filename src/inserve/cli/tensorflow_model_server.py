@@ -7,11 +7,8 @@ is the C++ server's text; the log goes to stderr.
 from __future__ import annotations
 
 import dataclasses
-import errno
-import importlib.metadata
 import ipaddress
 import logging
-import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -72,6 +69,8 @@ def run(program: str, arguments: Sequence[str]) -> int:
 
 def version_text() -> str:
     """Return what ``--version`` prints; TensorFlow is not imported."""
+    import importlib.metadata
+
     tensorflow = "not installed"
     for package in _TENSORFLOW_PACKAGES:
         try:
@@ -91,8 +90,10 @@ def _serve(flags: Flags, given: frozenset[str]) -> None:
     from inserve.cli.server_plan import flags_without_effect, plan_server
     from inserve.cli.signals import restore_default_signals, signals_interrupt
 
+    plan = plan_server(flags, given)
     rest = _RestPort.of(flags)
-    plan = plan_server(dataclasses.replace(flags, rest_api_port=rest.port), given)
+    if rest.problem:
+        plan = dataclasses.replace(plan, options=dataclasses.replace(plan.options, rest=()))
     for text in flags_without_effect(flags, given):
         _logger.warning("%s", text)
     if flags.allow_remote_reload and not _is_loopback(flags):
@@ -175,23 +176,26 @@ class _RestPort:
                 "server_options.http_port cannot be same as grpc_port. Please use a different port for "
                 "HTTP/REST API. Skipped exporting HTTP/REST API.",
             )
-        if not _can_bind(flags.host, port):
+        reason = _why_unbindable(flags.host or "::", port)
+        if reason:
+            _logger.info("%s", reason)
             return _RestPort(0, f"Failed to start HTTP Server at localhost:{port}")
         return _RestPort(port)
 
 
-def _can_bind(host: str, port: int) -> bool:
+def _why_unbindable(host: str, port: int) -> str:
+    """Return why REST could not be served at *port* now; empty if it could."""
+    from inserve.frontends.rest_api.listen_sockets import bind_address
+
     if not 0 < port <= _HIGHEST_PORT:
-        return False
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            _logger.info("port %d: %s", port, error.strerror or error)
-            return error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL)
-    return True
+        return f"there is no port {port}"
+    try:
+        sockets = bind_address(host, port)
+    except UnavailableError as error:
+        return str(error)
+    for each in sockets:
+        each.close()
+    return ""
 
 
 def _is_loopback(flags: Flags) -> bool:
