@@ -9,15 +9,23 @@ from inserve.errors import FailedPreconditionError, NotFoundError
 from inserve.resources.allocation import ResourceAllocation
 from inserve.resources.freed_memory import return_freed_memory
 from inserve.saved_model.saved_model_servable import SavedModelServable
+from inserve.saved_model.tuned_load import TunedLoad
+from inserve.saved_model.tuner import MeasuredInput
+from inserve.saved_model.tuning import Tuning
+from inserve.saved_model.tuning_cache import TuningCache, default_cache_dir
+from inserve.saved_model.unnoticed_signatures import unnoticed_signatures
 from inserve.saved_model.warmup import (
     Replay,
     replay_warmup_records,
     run_generated_inputs,
     warmup_file,
 )
+from inserve.saved_model.warmup_observer import WarmupObserver, generated_measured_inputs
 from inserve.tensorflow_c.interface import LoadSavedModel
+from inserve.tensorflow_c.load_saved_model import load_saved_model as open_saved_model
+from inserve.tensorflow_c.session_options import intra_op_threads
 
-__all__ = ["SavedModelLoader", "SavedModelOptions"]
+__all__ = ["SavedModelLoader", "SavedModelOptions", "tune"]
 
 _RAM_PER_DISK_BYTE = 1.2
 """TensorFlow Serving's estimate (``servables/tensorflow/bundle_factory_util.cc``)."""
@@ -39,12 +47,25 @@ class SavedModelOptions:
     """How often each recorded request is replayed."""
     generate_warmup: bool = True
     """Whether a version without recorded requests runs on inputs made from its signatures."""
+    tune: bool = True
+    """Whether it is measured after warm-up how runs are fast; a *session_config* that names numbers of
+    threads switches that off, too, and without warm-up there is nothing to measure with."""
+    tuning_budget_s: float = 1.0
+    """What the measuring of a version may take; as much again for a second load of it."""
+    cache_dir: str | None = None
+    """The folder where results are kept for the next start; None: ``INSERVE_CACHE_DIR`` or a folder in
+    the user's cache; empty: they are not kept."""
+
+    def __post_init__(self) -> None:
+        if not self.tuning_budget_s >= 0:
+            raise ValueError(f"tuning_budget_s is {self.tuning_budget_s}, expected at least 0")
 
 
 class SavedModelLoader:
     """The ``Loader`` of the SavedModel in the folder *path*, opened by *load_saved_model*.
 
-    *replay* runs recorded requests; None: there is nobody to run them, and they are not read.
+    *replay* runs recorded requests; None: there is nobody to run them, and they are not read. Tunings of
+    earlier loads are not used with *measure_anew*.
     """
 
     def __init__(
@@ -53,11 +74,13 @@ class SavedModelLoader:
         options: SavedModelOptions,
         load_saved_model: LoadSavedModel,
         replay: Replay | None = None,
+        measure_anew: bool = False,
     ) -> None:
         self._path = path
         self._options = options
         self._load_saved_model = load_saved_model
         self._replay = replay
+        self._measure_anew = measure_anew
         self._servable: SavedModelServable | None = None
 
     def __repr__(self) -> str:
@@ -73,29 +96,39 @@ class SavedModelLoader:
         return ResourceAllocation.of_ram(int(_bytes_below(self._path) * _RAM_PER_DISK_BYTE))
 
     def load(self) -> None:
-        """Restore the variables, read the signatures, and warm up.
+        """Restore the variables, read the signatures, warm up, and find out how runs are fast.
 
         Raises:
             InserveError: What TensorFlow said, or what a recorded request failed with.
         """
-        model = self._load_saved_model(self._path, self._options.tags, self._options.session_config)
+        options = self._options
+        version = _Version(self._path, options, self._load_saved_model, self._replay)
+        if options.tune and options.tuning_budget_s > 0:
+            self._servable = self._tuned_load(version).load()
+            return
+        servable = version.open(options.session_config)
         try:
-            servable = SavedModelServable(model, self._options.check_shapes)
-            self._warm_up(servable, model.meta_graph_def)
+            version.warm_up(servable)
         except BaseException:
-            model.close()
+            servable.close()
             raise
+        threads = intra_op_threads(options.session_config)
+        servable.apply_tuning(Tuning("explicit", threads, reason="switched off"))
         self._servable = servable
 
-    def _warm_up(self, servable: SavedModelServable, meta_graph_def: bytes) -> None:
+    def _tuned_load(self, version: _Version) -> TunedLoad:
         options = self._options
-        if not options.enable_model_warmup:
-            return
-        records = warmup_file(self._path)
-        if self._replay is not None and os.path.exists(records):
-            replay_warmup_records(servable, records, self._replay, options.num_request_iterations_for_warmup)
-        elif options.generate_warmup:
-            run_generated_inputs(servable, meta_graph_def, self._path)
+        folder = default_cache_dir() if options.cache_dir is None else options.cache_dir
+        return TunedLoad(
+            self._path,
+            version,
+            config=options.session_config,
+            tags=options.tags,
+            budget_s=options.tuning_budget_s,
+            cache=TuningCache(os.path.join(folder, "tuning")) if folder else None,
+            version_bytes=lambda: _bytes_below(self._path),
+            measure_anew=self._measure_anew,
+        )
 
     def unload(self) -> None:
         """Free the session; returns once no run is in progress and the memory is the system's again."""
@@ -110,6 +143,50 @@ class SavedModelLoader:
         return self._servable
 
 
+class _Version:
+    """What ``TunedLoad`` opens and warms up."""
+
+    def __init__(
+        self,
+        path: str,
+        options: SavedModelOptions,
+        load_saved_model: LoadSavedModel,
+        replay: Replay | None,
+    ) -> None:
+        self._path = path
+        self._options = options
+        self._load_saved_model = load_saved_model
+        self._replay = replay
+
+    def open(self, config: bytes) -> SavedModelServable:
+        model = self._load_saved_model(self._path, self._options.tags, config)
+        try:
+            return SavedModelServable(model, self._options.check_shapes)
+        except BaseException:
+            model.close()
+            raise
+
+    def warm_up(self, servable: SavedModelServable) -> list[MeasuredInput]:
+        """Warm up; return what signatures that leave no trace may be run on again."""
+        options = self._options
+        if not options.enable_model_warmup:
+            return []
+        meta_graph_def = servable.model.meta_graph_def
+        records = warmup_file(self._path)
+        if self._replay is not None and os.path.exists(records):
+            observer = WarmupObserver()
+            with servable.observed_runs(observer):
+                replay_warmup_records(
+                    servable, records, self._replay, options.num_request_iterations_for_warmup
+                )
+            if not options.tune:
+                return []
+            return observer.inputs(unnoticed_signatures(meta_graph_def, servable.signatures.values()))
+        if options.generate_warmup:
+            return generated_measured_inputs(run_generated_inputs(servable, meta_graph_def, self._path))
+        return []
+
+
 def _bytes_below(path: str) -> int:
     total = 0
     try:
@@ -121,3 +198,27 @@ def _bytes_below(path: str) -> int:
     for entry in entries:
         total += _bytes_below(entry.path) if entry.is_dir() else entry.stat().st_size
     return total
+
+
+def tune(
+    path: str,
+    options: SavedModelOptions | None = None,
+    load_saved_model: LoadSavedModel = open_saved_model,
+    replay: Replay | None = None,
+) -> Tuning:
+    """Measure how the version in the folder *path* runs fast, and return that.
+
+    Nothing is taken from the cache, the result is put there. Recorded requests count only with *replay*.
+
+    Raises:
+        InserveError: The version cannot be loaded.
+        MissingExtraError: TensorFlow is not installed.
+    """
+    loader = SavedModelLoader(
+        path, options or SavedModelOptions(), load_saved_model, replay, measure_anew=True
+    )
+    loader.load()
+    try:
+        return loader.servable().tuning
+    finally:
+        loader.unload()

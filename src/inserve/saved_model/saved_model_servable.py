@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
 from inserve.saved_model.meta_graph import parse_meta_graph
 from inserve.saved_model.run_cost import SHORT_RUN_S, RunCost
 from inserve.saved_model.signature import Signature
+from inserve.saved_model.tuning import Tuning
 from inserve.tensorflow_c.interface import Executor, LoadedModel, Runner
 from inserve.tensors.dtypes import DataType
 
-__all__ = ["SavedModelServable", "SignatureRun"]
+__all__ = ["RunObserver", "SavedModelServable", "SignatureRun"]
+
+RunObserver: TypeAlias = "Callable[[SignatureRun, Sequence[NDArray[Any]], float], None]"
+"""Hears of a run that succeeded, what it ran on and its seconds, on the thread that ran it."""
 
 _MAX_OUTPUT_CHOICES = 64
 """Choices of outputs that are kept prepared for one signature; others are prepared per request."""
-
-_CALLING_THREAD_RUN_S = 5e-3
-"""Up to this a graph runs on the calling thread: TensorFlow's pool would start each operation on
-another core's cold cache, which a few milliseconds of parallel branches do not win back."""
 
 _DEADLINE_MARGIN = 10.0
 """A run whose deadline is further away than this many times its cost needs no timer."""
@@ -41,7 +42,17 @@ class SignatureRun:
     of its cost: TensorFlow prunes the graph and builds the executor for these feeds and fetches.
     """
 
-    __slots__ = ("_cost", "_estimate", "_observe", "_run", "_untimed_runs", "output_aliases", "signature")
+    __slots__ = (
+        "_cost",
+        "_estimate",
+        "_observe",
+        "_on_calling_thread",
+        "_run",
+        "_runner",
+        "_untimed_runs",
+        "output_aliases",
+        "signature",
+    )
 
     def __init__(
         self,
@@ -52,9 +63,11 @@ class SignatureRun:
     ) -> None:
         self.signature = signature
         """The signature that ``run`` runs; None for a run of tensors by name."""
+        self._runner = runner
         self._run = runner.run
         self._cost = cost
         self._estimate = cost.estimate_s
+        self._on_calling_thread = cost.on_calling_thread.get
         self._untimed_runs = 0
         self._observe: Callable[[int, float], None] = self._pass_over_first_run
         self.output_aliases = output_aliases
@@ -70,9 +83,9 @@ class SignatureRun:
     def run(self, arrays: Sequence[NDArray[Any]], timeout_s: float | None = None) -> list[NDArray[Any]]:
         """Run the graph on *arrays*, which stand in the order of the signature's inputs.
 
-        They must have passed ``Signature.check``. A run known to take a few milliseconds at most
-        executes on the calling thread; TensorFlow cannot end such a run, so one whose deadline is
-        near goes to its pool.
+        They must have passed ``Signature.check``. A run known to take a few milliseconds at most, or
+        for which it was measured to be faster, executes on the calling thread; TensorFlow cannot end
+        such a run, so one whose deadline is near goes to its pool.
 
         Raises:
             InserveError: What TensorFlow said.
@@ -80,12 +93,8 @@ class SignatureRun:
         size = 0
         for array in arrays:
             size += array.nbytes
-        seconds = self._estimate(size)
-        if (
-            seconds is not None
-            and seconds <= _CALLING_THREAD_RUN_S
-            and (timeout_s is None or timeout_s > _DEADLINE_MARGIN * seconds)
-        ):
+        seconds = self._on_calling_thread(size.bit_length())
+        if seconds is not None and (timeout_s is None or timeout_s > _DEADLINE_MARGIN * seconds):
             if self._untimed_runs:
                 self._untimed_runs -= 1
                 return self._run(arrays, None, _CALLING_THREAD)
@@ -101,6 +110,23 @@ class SignatureRun:
     def settle_cost(self, arrays: Sequence[NDArray[Any]], seconds: float) -> None:
         """Take *seconds* for what a run with inputs of this size takes, whatever was seen before."""
         self._cost.settle(sum(array.nbytes for array in arrays), seconds)
+
+    def tell(self, observer: RunObserver | None) -> None:
+        """Let *observer* hear of each run from now on; None: nobody."""
+        run = self._runner.run
+        if observer is None:
+            self._run = run
+            return
+
+        def observed(
+            arrays: Sequence[NDArray[Any]], timeout_s: float | None = None, executor: Executor = _POOL
+        ) -> list[NDArray[Any]]:
+            started = perf_counter()
+            outputs = run(arrays, timeout_s, executor)
+            observer(self, arrays, perf_counter() - started)
+            return outputs
+
+        self._run = observed
 
     def _pass_over_first_run(self, input_bytes: int, seconds: float) -> None:
         del input_bytes, seconds
@@ -126,9 +152,45 @@ class SavedModelServable:
         self._runs_of_all_outputs: dict[str, SignatureRun] = {}
         self._tensor_runs: dict[tuple[tuple[tuple[str, DataType], ...], tuple[str, ...]], SignatureRun] = {}
         self._costs = {key: RunCost() for key in self.signatures}
+        self._observer: RunObserver | None = None
+        self._tuning = Tuning("default", 0, reason="not measured")
 
     def __repr__(self) -> str:
         return f"<SavedModelServable signatures: {', '.join(sorted(self.signatures))}>"
+
+    @property
+    def model(self) -> LoadedModel:
+        """The session and the graph, owned by this object."""
+        return self._model
+
+    @property
+    def tuning(self) -> Tuning:
+        """How this version is run, and the figures behind it."""
+        return self._tuning
+
+    def apply_tuning(self, tuning: Tuning) -> None:
+        """Place runs as *tuning* says; its intra-op threads are a matter of how the model was loaded."""
+        self._tuning = tuning
+        for size in tuning.sizes:
+            cost = self._costs.get(size.signature)
+            chosen = size.chosen(tuning.intra_op_threads)
+            if cost is not None and chosen is not None:
+                cost.choose(size.input_bytes, size.executor, chosen.alone_s)
+                if tuning.source == "measured":
+                    cost.settle(size.input_bytes, chosen.alone_s)
+
+    @contextmanager
+    def observed_runs(self, observer: RunObserver) -> Iterator[None]:
+        """Let *observer* hear of every run of a signature that happens inside; for one thread."""
+        self._observer = observer
+        for run in self._runs.values():
+            run.tell(observer)
+        try:
+            yield
+        finally:
+            self._observer = None
+            for run in self._runs.values():
+                run.tell(None)
 
     def prepared_run(self, signature_key: str, output_filter: Sequence[str]) -> SignatureRun | None:
         """Return what ``signature_run`` has prepared for these, None if that was not called or kept."""
@@ -152,6 +214,8 @@ class SavedModelServable:
                 [signature.outputs[alias].tensor_name for alias in aliases],
             )
             run = SignatureRun(runner, aliases, self._costs[signature.key], signature)
+            if self._observer is not None:
+                run.tell(self._observer)
             if not output_filter:
                 self._runs_of_all_outputs[signature.key] = run
             if len(self._runs) < _MAX_OUTPUT_CHOICES * len(self.signatures):

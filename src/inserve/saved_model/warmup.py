@@ -13,9 +13,10 @@ import logging
 import os
 from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from inserve.errors import (
     DataLossError,
@@ -136,8 +137,10 @@ def _request_of(record: bytes, path: str) -> tuple[int, bytes] | None:
 
 def run_generated_inputs(
     servable: SavedModelServable, meta_graph_def: bytes, path: str, now: Callable[[], float] = perf_counter
-) -> None:
+) -> list[tuple[Signature, list[NDArray[Any]], float]]:
     """Run each signature a few times on inputs made from it, so that it is prepared and its cost known.
+
+    Returns the signatures that ran, the inputs they ran on, and the seconds a run takes.
 
     Left out: signatures whose run might be noticed (``unnoticed_signatures``), that have no outputs, or
     that take inputs which cannot be made. Blocks for some seconds at most, plus what TensorFlow needs to
@@ -147,6 +150,7 @@ def run_generated_inputs(
     deadline = started + _GENERATED_BUDGET_S
     firsts: list[float] = []
     lasts: list[float] = []
+    ran: list[tuple[Signature, list[NDArray[Any]], float]] = []
     candidates = [
         signature
         for signature in servable.signatures.values()
@@ -154,13 +158,16 @@ def run_generated_inputs(
     ]
     for signature in unnoticed_signatures(meta_graph_def, candidates):
         try:
-            seconds = _run_generated(servable, signature, deadline, now)
+            arrays = generate_inputs(signature, servable.is_fragile)
+            if arrays is None or now() >= deadline:
+                continue
+            seconds = _run_generated(servable, signature, arrays, deadline, now)
         except (InserveError, ValueError) as error:
             _LOGGER.debug("%s: signature %s failed on generated inputs: %s", path, signature.key, error)
             continue
-        if seconds:
-            firsts.append(seconds[0])
-            lasts.append(min(seconds[1:], default=seconds[0]))
+        firsts.append(seconds[0])
+        lasts.append(min(seconds[1:], default=seconds[0]))
+        ran.append((signature, arrays, lasts[-1]))
     if firsts:
         _LOGGER.info(
             "%s: ran %d of %d signatures on generated inputs in %.1f ms; the slowest took %.2f ms at first, "
@@ -172,16 +179,18 @@ def run_generated_inputs(
             max(firsts) * 1e3,
             max(lasts) * 1e3,
         )
+    return ran
 
 
 def _run_generated(
-    servable: SavedModelServable, signature: Signature, deadline: float, now: Callable[[], float]
+    servable: SavedModelServable,
+    signature: Signature,
+    arrays: list[NDArray[Any]],
+    deadline: float,
+    now: Callable[[], float],
 ) -> list[float]:
-    """Return the seconds each run of *signature* took; empty where it was not run."""
-    arrays = generate_inputs(signature, servable.is_fragile)
+    """Return the seconds each run of *signature* took."""
     started = now()
-    if arrays is None or started >= deadline:
-        return []
     signature.check(arrays, check_shapes=True)
     run = servable.signature_run(signature, ())
     run.run(arrays, deadline - started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from inserve.saved_model.signature import Signature, TensorSpec
 
-__all__ = ["MAX_GENERATED_BYTES", "generate_inputs"]
+__all__ = ["MAX_GENERATED_BYTES", "generate_inputs", "with_rows"]
 
 MAX_GENERATED_BYTES = 64 << 20
 """What the inputs of one signature may take together."""
@@ -36,6 +37,22 @@ def generate_inputs(signature: Signature, is_fragile: bool = False) -> list[NDAr
             array = _generated(spec)
         arrays.append(array)
     return arrays
+
+
+def with_rows(signature: Signature, arrays: Sequence[NDArray[Any]], rows: int) -> list[NDArray[Any]] | None:
+    """Return *arrays*, of one row each, with that row *rows* times over, or None where that will not do.
+
+    It will not where the first dimension of an input is not of any size, or for more bytes than
+    ``MAX_GENERATED_BYTES``.
+    """
+    specs = signature.inputs.values()
+    if not arrays or any(not spec.shape or spec.shape[0] is not None for spec in specs):
+        return None
+    if any(array.shape[:1] != (1,) for array in arrays):
+        return None
+    if sum(array.nbytes for array in arrays) * rows > MAX_GENERATED_BYTES:
+        return None
+    return [np.repeat(array, rows, axis=0) for array in arrays]
 
 
 def _dimensions(shape: tuple[int | None, ...]) -> tuple[int, ...]:

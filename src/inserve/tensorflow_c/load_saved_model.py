@@ -8,11 +8,12 @@ from typing import Any
 
 from inserve.errors import InserveError, NotFoundError, UnimplementedError
 from inserve.tensorflow_c import fork_guard, log
+from inserve.tensorflow_c.intra_op_pool import intra_op_pool
 from inserve.tensorflow_c.library import Library, load_library
 from inserve.tensorflow_c.process_end import load_in_progress
 from inserve.tensorflow_c.run_options import calling_thread_options
 from inserve.tensorflow_c.session import GraphSession
-from inserve.tensorflow_c.session_options import new_session_options
+from inserve.tensorflow_c.session_options import intra_op_threads, new_session_options
 from inserve.tensorflow_c.status import error_of, new_status
 
 __all__ = ["LoadedSavedModel", "load_saved_model"]
@@ -49,7 +50,8 @@ def load_saved_model(path: str, tags: Sequence[str] = ("serve",), config: bytes 
 
     *config* is a serialized ``tensorflow.ConfigProto``. Blocks while variables are restored and the
     initialisation of the model runs, all on the calling thread: TensorFlow's pool stays free for the
-    models that are being served, and the priority of the caller is that of the load.
+    models that are being served, and the priority of the caller is that of the load. Where *config* asks
+    for one intra-op thread, the session has it for itself (``intra_op_pool``).
 
     Raises:
         InserveError: What TensorFlow said, with its code and text unchanged; for a directory that is
@@ -72,7 +74,7 @@ def load_saved_model(path: str, tags: Sequence[str] = ("serve",), config: bytes 
     tag_strings = [ffi.new("char[]", tag) for tag in encoded_tags]
     tag_array = ffi.new("char *[]", tag_strings)
     graph = lib.TF_NewGraph()
-    with load_in_progress():
+    with load_in_progress(), intra_op_pool(library, intra_op_threads(config) == 1):
         pointer = lib.TF_LoadSessionFromSavedModel(
             options,
             calling_thread_options(library),

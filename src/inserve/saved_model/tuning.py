@@ -1,0 +1,289 @@
+"""What was found out about running one version fast, and the rules of the choice.
+
+A *setting* is an executor (``interface.Executor``) and a number of intra-op threads: 1, or all that the
+process may use, TensorFlow's own choice. A setting is judged by the time of a run when one thread asks
+and when several ask at once, in equal parts (the geometric mean): threads that share out one operation
+make a single answer faster and many at once slower. The measurements of all settings are made in turns, and
+a default is left only for a clear gain: a tenth of the time in the median of the rounds, and some gain
+in three rounds of four.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from inserve.tensorflow_c.interface import Executor
+
+__all__ = [
+    "LONGEST_CALLING_THREAD_RUN_S",
+    "Alternative",
+    "Sample",
+    "Samples",
+    "Setting",
+    "SizeTuning",
+    "Tuning",
+    "TuningSource",
+    "choose_executor",
+    "choose_threads",
+    "is_settled",
+    "tuning_from_dict",
+    "tuning_to_dict",
+]
+
+TuningSource: TypeAlias = Literal["measured", "cached", "explicit", "default"]
+
+LONGEST_CALLING_THREAD_RUN_S = 5e-3
+"""Up to this a graph runs on the calling thread unless something else was measured to be faster:
+TensorFlow's pool would start each operation on another core's cold cache. Beyond it nothing is gained,
+and only runs on the pool can end at a deadline."""
+
+_CLEAR_GAIN = 0.9
+_AGREEING_ROUNDS = 0.75
+_SIZES_SHOWN = 4
+_LARGEST_LOSS = 1.5
+"""A number of threads that makes any of the measured inputs dearer by this is not taken."""
+
+
+class Setting(NamedTuple):
+    """One way to run a graph."""
+
+    executor: Executor
+    intra_op_threads: int
+
+
+class Sample(NamedTuple):
+    """One round's figures of a setting, in seconds."""
+
+    alone_s: float
+    """A run when one thread asks."""
+    together_s: float
+    """Time by number of runs when several threads ask at once; *alone_s* where that was not tried."""
+
+    @property
+    def cost(self) -> float:
+        return math.sqrt(self.alone_s * self.together_s)
+
+
+Samples: TypeAlias = Mapping[Setting, Sequence[Sample]]
+"""The figures of one input, round by round; every setting has as many."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A setting that was measured: medians, in seconds."""
+
+    executor: Executor
+    intra_op_threads: int
+    alone_s: float
+    """A run when one thread asks."""
+    together_s: float
+    """Time by number of runs when ``Tuning.callers`` threads ask at once."""
+
+
+@dataclass(frozen=True)
+class SizeTuning:
+    """What holds for inputs of about one size (in powers of two) of a signature."""
+
+    signature: str
+    rows: int | None
+    """The first dimension of the inputs that were measured; None where they have none in common."""
+    input_bytes: int
+    executor: Executor
+    """Where such runs are executed."""
+    alternatives: tuple[Alternative, ...] = ()
+
+    def chosen(self, intra_op_threads: int) -> Alternative | None:
+        """Return the figures of what is in force with *intra_op_threads*."""
+        for alternative in self.alternatives:
+            if (alternative.executor, alternative.intra_op_threads) == (self.executor, intra_op_threads):
+                return alternative
+        return None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a version is run, and why. ``str`` of it is a line for people."""
+
+    source: TuningSource
+    """``measured`` at this load; ``cached`` from an earlier one; ``explicit``, told by the user;
+    ``default``, nothing could be measured."""
+    intra_op_threads: int
+    """Threads that share out one operation; 0 where nobody knows."""
+    sizes: tuple[SizeTuning, ...] = ()
+    """What was measured; inputs of other sizes are placed by what runs have cost."""
+    callers: int = 1
+    """The threads that asked at once for ``Alternative.together_s``."""
+    seconds: float = field(default=0.0, compare=False)
+    """What the measuring took, a second load of the model included."""
+    reason: str = ""
+    """Why nothing, or not everything, was measured."""
+
+    def __str__(self) -> str:
+        threads = f"{self.intra_op_threads or '?'} intra-op thread{'' if self.intra_op_threads == 1 else 's'}"
+        parts = [f"{self.source}: {threads}", *map(self._size_text, self.sizes[:_SIZES_SHOWN])]
+        if len(self.sizes) > _SIZES_SHOWN:
+            parts.append(f"{len(self.sizes) - _SIZES_SHOWN} more")
+        if self.source == "measured":
+            parts.append(f"took {self.seconds:.2f} s")
+        if self.reason:
+            parts.append(self.reason)
+        return "; ".join(parts)
+
+    def _size_text(self, size: SizeTuning) -> str:
+        rows = "" if size.rows is None else f" [{size.rows}]"
+        where = "calling thread" if size.executor is Executor.CALLING_THREAD else "pool"
+        chosen = size.chosen(self.intra_op_threads)
+        figure = "" if chosen is None else f" {chosen.alone_s * 1e3:.3g} ms"
+        return f"{size.signature}{rows} {where}{figure}"
+
+
+def choose_executor(samples: Samples, intra_op_threads: int) -> Executor:
+    """Return where to execute runs with *intra_op_threads*, of which one executor at least was measured."""
+    measured = [setting for setting in samples if setting.intra_op_threads == intra_op_threads]
+    if len(measured) == 1:
+        return measured[0].executor
+    pool = samples[Setting(Executor.POOL, intra_op_threads)]
+    calling = samples[Setting(Executor.CALLING_THREAD, intra_op_threads)]
+    default, other = Executor.CALLING_THREAD, Executor.POOL
+    default_samples, other_samples = calling, pool
+    if statistics.median(sample.alone_s for sample in calling) > LONGEST_CALLING_THREAD_RUN_S:
+        default, other = other, default
+        default_samples, other_samples = pool, calling
+    ratios = [new.cost / old.cost for new, old in zip(other_samples, default_samples, strict=True)]
+    return other if _is_clear_gain(ratios) else default
+
+
+def choose_threads(inputs: Sequence[Samples], default: int) -> int:
+    """Return the number of intra-op threads that is best for all *inputs* together, or *default*.
+
+    Each input counts the same, with its best executor.
+    """
+    best, best_median = default, 1.0
+    for threads in sorted({setting.intra_op_threads for samples in inputs for setting in samples}):
+        if threads == default:
+            continue
+        by_input = [list(_thread_ratios(samples, threads, default)) for samples in inputs]
+        ratios = [statistics.geometric_mean(ratios) for ratios in zip(*by_input, strict=True)]
+        loss = max(statistics.median(ratios) for ratios in by_input)
+        if _is_clear_gain(ratios) and loss < _LARGEST_LOSS and statistics.median(ratios) < best_median:
+            best, best_median = threads, statistics.median(ratios)
+    return best
+
+
+def is_settled(inputs: Sequence[Samples], default: int) -> bool:
+    """Return whether more rounds would hardly change a choice: in each comparison the rounds agree."""
+    return all(
+        all(ratio <= _CLEAR_GAIN for ratio in ratios) or all(ratio > _CLEAR_GAIN for ratio in ratios)
+        for ratios in _comparisons(inputs, default)
+    )
+
+
+def _comparisons(inputs: Sequence[Samples], default: int) -> Iterator[list[float]]:
+    for samples in inputs:
+        for threads in {setting.intra_op_threads for setting in samples}:
+            pool = samples.get(Setting(Executor.POOL, threads))
+            calling = samples.get(Setting(Executor.CALLING_THREAD, threads))
+            if pool is not None and calling is not None:
+                yield [new.cost / old.cost for new, old in zip(pool, calling, strict=True)]
+            if threads != default:
+                yield list(_thread_ratios(samples, threads, default))
+
+
+def _thread_ratios(samples: Samples, threads: int, default: int) -> Iterator[float]:
+    new = samples[Setting(choose_executor(samples, threads), threads)]
+    old = samples[Setting(choose_executor(samples, default), default)]
+    return (a.cost / b.cost for a, b in zip(new, old, strict=True))
+
+
+def _is_clear_gain(ratios: Sequence[float]) -> bool:
+    return statistics.median(ratios) <= _CLEAR_GAIN and sum(
+        ratio < 1.0 for ratio in ratios
+    ) >= _AGREEING_ROUNDS * len(ratios)
+
+
+def tuning_to_dict(tuning: Tuning) -> dict[str, Any]:
+    """Return *tuning* as JSON can hold it."""
+    return {
+        "source": tuning.source,
+        "intra_op_threads": tuning.intra_op_threads,
+        "callers": tuning.callers,
+        "seconds": tuning.seconds,
+        "reason": tuning.reason,
+        "sizes": [
+            {
+                "signature": size.signature,
+                "rows": size.rows,
+                "input_bytes": size.input_bytes,
+                "executor": size.executor.name,
+                "alternatives": [
+                    {
+                        "executor": alternative.executor.name,
+                        "intra_op_threads": alternative.intra_op_threads,
+                        "alone_s": alternative.alone_s,
+                        "together_s": alternative.together_s,
+                    }
+                    for alternative in size.alternatives
+                ],
+            }
+            for size in tuning.sizes
+        ],
+    }
+
+
+def tuning_from_dict(value: Any) -> Tuning:
+    """Return the tuning that ``tuning_to_dict`` made *value* of.
+
+    Raises:
+        ValueError: *value* is something else.
+    """
+    try:
+        return Tuning(
+            source=_one_of(value["source"], ("measured", "cached", "explicit", "default")),
+            intra_op_threads=_natural(value["intra_op_threads"]),
+            callers=_natural(value["callers"]),
+            seconds=_seconds(value["seconds"]),
+            reason=str(value["reason"]),
+            sizes=tuple(
+                SizeTuning(
+                    signature=str(size["signature"]),
+                    rows=None if size["rows"] is None else _natural(size["rows"]),
+                    input_bytes=_natural(size["input_bytes"]),
+                    executor=Executor[size["executor"]],
+                    alternatives=tuple(
+                        Alternative(
+                            executor=Executor[alternative["executor"]],
+                            intra_op_threads=_natural(alternative["intra_op_threads"]),
+                            alone_s=_seconds(alternative["alone_s"]),
+                            together_s=_seconds(alternative["together_s"]),
+                        )
+                        for alternative in size["alternatives"]
+                    ),
+                )
+                for size in value["sizes"]
+            ),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no tuning: {error!r}") from error
+
+
+def _one_of(value: Any, choices: tuple[TuningSource, ...]) -> TuningSource:
+    for choice in choices:
+        if choice == value:
+            return choice
+    raise ValueError(f"expected one of {', '.join(choices)}, got {value!r}")
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"expected a whole number of at least 0, got {value!r}")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if type(value) not in (int, float) or not 0.0 <= value < math.inf:
+        raise ValueError(f"expected seconds of at least 0, got {value!r}")
+    return float(value)

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from inserve.saved_model.tuning import (
+    Alternative,
+    Sample,
+    Setting,
+    SizeTuning,
+    Tuning,
+    choose_executor,
+    choose_threads,
+    is_settled,
+    tuning_from_dict,
+    tuning_to_dict,
+)
+from inserve.tensorflow_c.interface import Executor
+
+POOL, CALLING = Executor.POOL, Executor.CALLING_THREAD
+TUNING = Tuning(
+    "measured",
+    1,
+    (
+        SizeTuning(
+            "s", 32, 128, CALLING, (Alternative(CALLING, 1, 1e-3, 2e-3), Alternative(POOL, 2, 3e-3, 1e-3))
+        ),
+    ),
+    callers=2,
+    seconds=0.5,
+    reason="because",
+)
+
+
+def rounds(*costs: float) -> Sequence[Sample]:
+    return [Sample(cost, cost) for cost in costs]
+
+
+def test_a_sample_weighs_one_caller_and_several_the_same() -> None:
+    assert Sample(1.0, 4.0).cost == Sample(4.0, 1.0).cost == 2.0
+
+
+def test_a_short_run_stays_on_the_calling_thread_without_a_clear_gain() -> None:
+    samples = {
+        Setting(CALLING, 2): rounds(1e-3, 1e-3, 1e-3),
+        Setting(POOL, 2): rounds(0.95e-3, 0.95e-3, 0.95e-3),
+    }
+    assert choose_executor(samples, 2) is CALLING
+
+
+def test_a_short_run_goes_to_the_pool_where_that_saves_a_tenth() -> None:
+    samples = {
+        Setting(CALLING, 2): rounds(1e-3, 1e-3, 1e-3),
+        Setting(POOL, 2): rounds(0.9e-3, 0.9e-3, 0.9e-3),
+    }
+    assert choose_executor(samples, 2) is POOL
+
+
+def test_a_long_run_stays_on_the_pool_without_a_clear_gain() -> None:
+    samples = {
+        Setting(CALLING, 2): rounds(6e-3, 6e-3, 6e-3),
+        Setting(POOL, 2): rounds(6.5e-3, 6.5e-3, 6.5e-3),
+    }
+    assert choose_executor(samples, 2) is POOL
+
+
+def test_a_long_run_takes_the_calling_thread_where_that_saves_a_tenth() -> None:
+    samples = {Setting(CALLING, 2): rounds(6e-3, 6e-3, 6e-3), Setting(POOL, 2): rounds(8e-3, 8e-3, 8e-3)}
+    assert choose_executor(samples, 2) is CALLING
+
+
+def test_an_executor_that_was_measured_alone_is_taken() -> None:
+    assert choose_executor({Setting(POOL, 2): rounds(1.0)}, 2) is POOL
+
+
+def test_a_gain_that_the_rounds_do_not_agree_on_is_none() -> None:
+    samples = {
+        Setting(CALLING, 2): rounds(1e-3, 1e-3, 1e-3, 1e-3, 1e-3),
+        Setting(POOL, 2): rounds(0.1e-3, 0.1e-3, 0.1e-3, 2e-3, 2e-3),
+    }
+    assert choose_executor(samples, 2) is CALLING
+
+
+def test_rounds_are_compared_in_pairs_so_that_a_slow_phase_of_the_machine_does_not_count() -> None:
+    samples = {
+        Setting(CALLING, 2): rounds(1e-3, 4e-3, 1e-3),
+        Setting(POOL, 2): rounds(0.8e-3, 3.2e-3, 0.8e-3),
+    }
+    assert choose_executor(samples, 2) is POOL
+
+
+def test_one_thread_is_taken_where_it_saves_a_tenth_over_all_inputs() -> None:
+    small = {Setting(CALLING, 2): rounds(3.0, 3.0, 3.0), Setting(CALLING, 1): rounds(1.0, 1.0, 1.0)}
+    large = {Setting(POOL, 2): rounds(10.0, 10.0, 10.0), Setting(POOL, 1): rounds(12.0, 12.0, 12.0)}
+    assert choose_threads([small, large], default=2) == 1
+
+
+def test_threads_stay_as_they_are_without_a_clear_gain() -> None:
+    samples = {Setting(CALLING, 2): rounds(1.0, 1.0, 1.0), Setting(CALLING, 1): rounds(0.95, 0.95, 0.95)}
+    assert choose_threads([samples], default=2) == 2
+
+
+def test_threads_that_make_one_input_much_dearer_are_not_taken() -> None:
+    small = {Setting(CALLING, 2): rounds(3.0, 3.0, 3.0), Setting(CALLING, 1): rounds(1.0, 1.0, 1.0)}
+    large = {Setting(POOL, 2): rounds(10.0, 10.0, 10.0), Setting(POOL, 1): rounds(16.0, 16.0, 16.0)}
+    assert choose_threads([small, large], default=2) == 2
+
+
+def test_numbers_of_threads_are_compared_with_the_best_executor_of_each() -> None:
+    samples = {
+        Setting(CALLING, 2): rounds(9e-3, 9e-3, 9e-3),
+        Setting(POOL, 2): rounds(6e-3, 6e-3, 6e-3),
+        Setting(CALLING, 1): rounds(6.2e-3, 6.2e-3, 6.2e-3),
+        Setting(POOL, 1): rounds(6.2e-3, 6.2e-3, 6.2e-3),
+    }
+    assert choose_threads([samples], default=2) == 2
+
+
+@pytest.mark.parametrize(
+    ("pool", "settled"),
+    [((0.5, 0.6, 0.5), True), ((1.5, 1.6, 1.5), True), ((0.8, 1.1, 0.8), False)],
+)
+def test_it_is_settled_where_all_rounds_speak_for_the_same(pool: tuple[float, ...], settled: bool) -> None:
+    samples = {Setting(CALLING, 2): rounds(1.0, 1.0, 1.0), Setting(POOL, 2): rounds(*pool)}
+    assert is_settled([samples], default=2) is settled
+
+
+def test_a_tuning_survives_json() -> None:
+    assert tuning_from_dict(json.loads(json.dumps(tuning_to_dict(TUNING)))) == TUNING
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"source": "guessed"}, {"intra_op_threads": -1}, {"sizes": [{}]}, {"sizes": None}, {"seconds": "1"}],
+)
+def test_what_is_no_tuning_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        tuning_from_dict(tuning_to_dict(TUNING) | change)
+
+
+def test_the_figures_in_force_are_those_of_executor_and_threads() -> None:
+    assert TUNING.sizes[0].chosen(1) == Alternative(CALLING, 1, 1e-3, 2e-3)
+    assert TUNING.sizes[0].chosen(2) is None
+
+
+def test_its_line_names_source_threads_executor_and_time() -> None:
+    assert str(TUNING) == ("measured: 1 intra-op thread; s [32] calling thread 1 ms; took 0.50 s; because")
