@@ -1,0 +1,216 @@
+"""Large rectangular lists of numbers, from the text straight into arrays.
+
+simdjson parses the text of a list and hands out its numbers without making a Python object of any. It
+flattens while it does, so the shape is checked on the text itself: all bytes but brackets and commas are
+deleted, and what is left must be what a list of that shape leaves.
+
+Only values of members are looked at, outside strings. Whatever is not sure to be such a list is left to the
+general way.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from typing import Any
+
+import numpy as np
+import simdjson
+from numpy.typing import NDArray
+
+from inserve.errors import InvalidArgumentError
+from inserve.tensors.dtypes import DataType
+from inserve.tensors.json_document import load_document
+from inserve.tensors.json_values import as_float32, flush_doubles, integers_in_range
+from inserve.tensors.tensor_shape import MAX_DIMENSIONS
+
+__all__ = ["MIN_BYTES", "DenseList", "load_with_dense_lists"]
+
+MIN_BYTES = 1024
+"""Length of the text of a list from which on this way is the faster one."""
+
+_MAX_STRINGS = 512
+_MAX_KEPT_PARSER_BYTES = 16 * 2**20
+_MAX_SIMDJSON_LENGTH = 0xFFFFFF
+"""simdjson says no greater length of a list."""
+_TAIL = 64
+
+_member_list_start = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*(?=\[)").match
+_ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
+_MARK = "\x01"
+"""Starts the string that stands for a list; no string without escapes can hold it."""
+
+_thread = threading.local()
+
+
+class DenseList:
+    """A list of numbers in a document: *values* ``[N]`` in row-major order and its *shape*.
+
+    The values are int64 if all were written as integers that fit, else float64.
+    """
+
+    __slots__ = ("shape", "values")
+
+    def __init__(self, values: NDArray[Any], shape: tuple[int, ...]) -> None:
+        self.values = values
+        self.shape = shape
+
+    def convert(self, data_type: int) -> NDArray[Any] | None:
+        """Return the values as *data_type*, ``[N]``, or None where not all are right for it."""
+        values = self.values
+        if data_type == DataType.DT_FLOAT:
+            return as_float32(values)
+        if data_type == DataType.DT_DOUBLE:
+            return flush_doubles(values.astype(np.float64))
+        if values.dtype == np.int64:
+            return integers_in_range(values, data_type)
+        return None
+
+
+def load_with_dense_lists(body: bytes) -> Any | None:
+    """Return the value of a document, with a ``DenseList`` for each member that is one and is large.
+
+    None where it has no such member, where it is no JSON, and where there is more to know about it than
+    this knows. The lists are found in the document itself, in the objects in it, and in the objects of
+    the lists in it; elsewhere a string stands for a list.
+    """
+    found = _dense_members(body)
+    if found is None:
+        return None
+    reduced, lists = found
+    try:
+        document = load_document(reduced)
+    except InvalidArgumentError:
+        return None
+    if not isinstance(document, dict):
+        return None
+    _put_back(document, lists)
+    for value in document.values():
+        if isinstance(value, dict):
+            _put_back(value, lists)
+        elif isinstance(value, list):
+            for item in value:
+                if isinstance(item, dict):
+                    _put_back(item, lists)
+    return document
+
+
+def _put_back(json_object: dict[str, Any], lists: list[DenseList]) -> None:
+    for name, value in json_object.items():
+        if type(value) is str and value.startswith(_MARK):
+            json_object[name] = lists[int(value[1:])]
+
+
+def _dense_members(body: bytes) -> tuple[bytes, list[DenseList]] | None:
+    """Return the document with a string in place of each large dense list, and these lists."""
+    around: list[bytes] = []
+    lists: list[DenseList] = []
+    copied = 0
+    opening = body.find(b'"')
+    for _ in range(_MAX_STRINGS):
+        closing = body.find(b'"', opening + 1)
+        if closing < 0 or body.find(b"\\", opening, closing) >= 0:
+            return None
+        opening = body.find(b'"', closing + 1)
+        end = len(body) if opening < 0 else opening
+        if end - closing >= MIN_BYTES:
+            match = _member_list_start(body, closing + 1)
+            if match is not None:
+                start = match.end()
+                stop = _list_end(body, start, end)
+                dense = _read_list(memoryview(body)[start:stop])
+                if dense is None:
+                    return None
+                around.append(body[copied:start])
+                lists.append(dense)
+                copied = stop
+        if opening < 0:
+            break
+    else:
+        return None
+    around.append(body[copied:])
+    if not lists or not _are_rectangular(body, around, lists):
+        return None
+    marks = [b'"\\u0001%d"' % index for index in range(len(lists))]
+    return b"".join(_interleave(around, marks)), lists
+
+
+def _interleave(around: list[bytes], between: list[bytes]) -> list[bytes]:
+    pieces = [b""] * (len(around) + len(between))
+    pieces[::2] = around
+    pieces[1::2] = between
+    return pieces
+
+
+def _list_end(body: bytes, start: int, end: int) -> int:
+    """Return where the list at *start* ends, if only a little that closes objects follows up to *end*."""
+    brace = body.find(b"}", max(start, end - _TAIL), end)
+    return body.rfind(b"]", start, end if brace < 0 else brace) + 1
+
+
+def _read_list(text: memoryview) -> DenseList | None:
+    """Return the list of numbers that *text* is, if it is rectangular; None where it is another value."""
+    if len(text) > _MAX_KEPT_PARSER_BYTES:
+        parser = simdjson.Parser()
+    else:
+        parser = getattr(_thread, "parser", None) or simdjson.Parser()
+        _thread.parser = parser
+    try:
+        # No reference to a part of the document may outlive this call: the parser would refuse the next.
+        outermost = parser.parse(text)
+        if not isinstance(outermost, simdjson.Array):
+            return None
+        shape, are_integers = _first_element(outermost)
+        values = _numbers(outermost, are_integers)
+    except (ValueError, TypeError, RuntimeError):
+        return None
+    if len(shape) > MAX_DIMENSIONS or math.prod(shape) != len(values):
+        return None
+    return DenseList(values, shape)
+
+
+def _first_element(outermost: simdjson.Array) -> tuple[tuple[int, ...], bool]:
+    """Return the shape of the list as its first elements tell it, and whether the first is an integer."""
+    shape = []
+    value: Any = outermost
+    while isinstance(value, simdjson.Array):
+        size = len(value)
+        if size >= _MAX_SIMDJSON_LENGTH:
+            raise ValueError(size)
+        shape.append(size)
+        value = value[0] if size else None
+    return tuple(shape), isinstance(value, int)
+
+
+def _numbers(outermost: simdjson.Array, try_integers: bool) -> NDArray[Any]:
+    if try_integers:
+        try:
+            return np.frombuffer(outermost.as_buffer(of_type="i"), np.int64)
+        except (ValueError, TypeError):
+            pass
+    return np.frombuffer(outermost.as_buffer(of_type="d"), np.float64)
+
+
+def _are_rectangular(body: bytes, around: list[bytes], lists: list[DenseList]) -> bool:
+    """Return whether each list has its shape throughout; *around* is the rest of the body."""
+    if sum(_structure_length(dense.shape) for dense in lists) > len(body):
+        return False
+    rest = [text.translate(None, _ALL_BUT_STRUCTURE) for text in around]
+    expected = b"".join(_interleave(rest, [_structure(dense.shape) for dense in lists]))
+    return body.translate(None, _ALL_BUT_STRUCTURE) == expected
+
+
+def _structure_length(shape: tuple[int, ...]) -> int:
+    length = 0
+    for size in reversed(shape):
+        length = 2 + (size * (length + 1) - 1 if size else 0)
+    return length
+
+
+def _structure(shape: tuple[int, ...]) -> bytes:
+    """Return the brackets and commas of a list of *shape*."""
+    structure = b""
+    for size in reversed(shape):
+        structure = b"[" + (structure + b",") * (size - 1) + (structure if size else b"") + b"]"
+    return structure
