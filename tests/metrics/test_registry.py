@@ -168,6 +168,14 @@ def test_the_value_of_a_name_is_its_first_cell_and_0_where_there_is_none() -> No
     assert registry.value("/c") == 3
 
 
+def test_what_was_only_noted_is_recorded_before_a_reading() -> None:
+    registry = Registry()
+    counter = registry.counter("/c")
+    registry.before_reading(lambda: counter.cell().increment_by(2))
+    assert registry.value("/c") == 2
+    assert registry.snapshot()[0].cells == {(): 4}
+
+
 def filled(count: int, value: float, name: str) -> Registry:
     registry = Registry()
     registry.counter("/c", ("name",)).cell(name).increment_by(count)

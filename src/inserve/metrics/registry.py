@@ -268,6 +268,7 @@ class Registry:
     def __init__(self) -> None:
         self._metrics: dict[str, Counter | Histogram] = {}
         self._unrecorded: dict[str, MetricSnapshot] = {}
+        self._before_reading: tuple[Callable[[], None], ...] = ()
         self._lock = threading.Lock()
 
     def counter(self, name: str, labels: Sequence[str] = (), only_once_used: bool = False) -> Counter:
@@ -297,8 +298,14 @@ class Registry:
         with self._lock:
             self._unrecorded[name] = MetricSnapshot(name, kind, (), (), {})
 
+    def before_reading(self, record: Callable[[], None]) -> None:
+        """Call *record* before every reading from now on: it records what was only noted until then."""
+        with self._lock:
+            self._before_reading = (*self._before_reading, record)
+
     def snapshot(self) -> list[MetricSnapshot]:
         """Return what every metric that readers see holds now, ordered by name."""
+        self._record_what_was_noted()
         with self._lock:
             metrics, snapshots = list(self._metrics.values()), list(self._unrecorded.values())
         for metric in metrics:
@@ -312,10 +319,15 @@ class Registry:
 
         The rule of ``metric_names`` in a reload (TensorFlow Serving, ``model_service_impl.cc``).
         """
+        self._record_what_was_noted()
         with self._lock:
             metric = self._metrics.get(name)
         cells = metric.cells() if isinstance(metric, Counter) else []
         return cells[0][1].value() if cells else 0
+
+    def _record_what_was_noted(self) -> None:
+        for record in self._before_reading:
+            record()
 
     def _add(self, metric: Counter | Histogram) -> None:
         with self._lock:
