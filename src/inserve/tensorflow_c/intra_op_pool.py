@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 from inserve.tensorflow_c.library import Library
 
-__all__ = ["intra_op_pool"]
+__all__ = ["intra_op_pool", "shared_pool_flag"]
 
 _FLAG = "_ZN10tensorflow11LocalDevice22use_global_threadpool_E"
 
@@ -41,7 +41,7 @@ def intra_op_pool(library: Library, own: bool) -> Iterator[None]:
     Waits for those who make sessions of the other kind; if that takes longer than ten seconds, goes on
     with the kind that these have.
     """
-    flag = _flag(library)
+    flag = shared_pool_flag(library)
     if flag is None:
         yield
         return
@@ -66,7 +66,8 @@ def intra_op_pool(library: Library, own: bool) -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=1)
-def _flag(library: Library) -> ctypes.c_bool | None:
+def shared_pool_flag(library: Library) -> ctypes.c_bool | None:
+    """Return TensorFlow's flag: whether sessions get the shared pool; None where there is no choice."""
     try:
         framework = ctypes.CDLL(str(library.paths.framework))
         flag = ctypes.c_bool.in_dll(framework, _FLAG)

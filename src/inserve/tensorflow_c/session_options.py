@@ -13,7 +13,7 @@ from inserve.tensorflow_c.status import new_status, raise_for_status
 from inserve.tensorflow_c.usable_cpus import schedulable_cpus, usable_cpus
 from inserve.tensorflow_c.wire import varint
 
-__all__ = ["intra_op_threads", "new_session_options", "with_intra_op_threads"]
+__all__ = ["intra_op_threads", "new_session_options", "with_intra_op_threads", "within_quota"]
 
 _INTRA_OP_PARALLELISM_THREADS_TAG = b"\x10"
 _INTER_OP_PARALLELISM_THREADS_TAG = b"\x28"
@@ -30,7 +30,7 @@ def new_session_options(library: Library, config: bytes) -> Any:
     """
     lib = library.lib
     options = library.ffi.gc(lib.TF_NewSessionOptions(), lib.TF_DeleteSessionOptions)
-    config = _within_quota(config, usable_cpus(), schedulable_cpus())
+    config = within_quota(config, usable_cpus(), schedulable_cpus())
     if config:
         status = new_status(library)
         lib.TF_SetConfig(options, config, len(config), status)
@@ -51,7 +51,11 @@ def with_intra_op_threads(config: bytes, threads: int) -> bytes:
     return config + _INTRA_OP_PARALLELISM_THREADS_TAG + varint(threads)
 
 
-def _within_quota(config: bytes, usable: int, schedulable: int) -> bytes:
+def within_quota(config: bytes, usable: int, schedulable: int) -> bytes:
+    """Return *config* with pools of *usable* threads where it and the environment leave that open.
+
+    As it is if that is no fewer than the *schedulable* processors, TensorFlow's own choice.
+    """
     if usable >= schedulable:
         return config
     try:
