@@ -1,12 +1,13 @@
-"""Health: does this server take requests? The standard ``grpc.health.v1`` questions.
+"""Health: does this server, and does this model, take requests? The ``grpc.health.v1`` questions.
 
-Names and texts: TensorFlow Serving, ``model_servers/server.cc``, and gRPC's own health service.
+Names and texts: TensorFlow Serving, ``model_servers/server.cc``, and gRPC's own health service. That
+the name of a model may be asked for is ours.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from google.protobuf.message import DecodeError
 
@@ -21,11 +22,24 @@ _SERVICES = frozenset({"", "ModelService", "PredictionService"})
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3
 
 
-class HealthHandler:
-    """Answers Check and Watch, on any thread; NOT_SERVING before ``open`` and after ``close``."""
+def _no_model(name: str) -> bool | None:
+    del name
+    return None
 
-    def __init__(self) -> None:
+
+class HealthHandler:
+    """Answers Check and Watch, on any thread; NOT_SERVING before ``open`` and after ``close``.
+
+    A service name is one of TensorFlow Serving's, else the name of a model: that is SERVING while a
+    version of it is available. *model_state* tells: None for a name that is no model's, else whether a
+    version is available now. It is called on the threads of callers, under no lock of this object;
+    whoever knows of a change calls ``changed`` after it.
+    """
+
+    def __init__(self, model_state: Callable[[str], bool | None] = _no_model) -> None:
+        self._model_state = model_state
         self._changed = threading.Condition()
+        self._num_changes = 0
         self._is_open = False
         self._is_closed = False
 
@@ -33,18 +47,19 @@ class HealthHandler:
         """Answer SERVING from now on."""
         with self._changed:
             self._is_open = True
-            self._changed.notify_all()
+        self.changed()
 
     def close(self) -> None:
         """Answer NOT_SERVING for good; every watch says so and ends."""
         with self._changed:
             self._is_open = False
             self._is_closed = True
-            self._changed.notify_all()
+        self.changed()
 
-    def wake(self) -> None:
-        """Have every watch look whether it is over."""
+    def changed(self) -> None:
+        """Have every watch ask for the state of its model, and look whether it is over."""
         with self._changed:
+            self._num_changes += 1
             self._changed.notify_all()
 
     def check_message(self, request: bytes) -> bytes:
@@ -52,16 +67,18 @@ class HealthHandler:
 
         Raises:
             InvalidArgumentError: *request* is not such a message.
-            NotFoundError: The service is not one of ours.
+            NotFoundError: The name is neither a service of ours nor a model's.
         """
-        if _service(request) not in _SERVICES:
+        status = self._status(_service(request))
+        if status == _SERVICE_UNKNOWN:
             raise NotFoundError("service name unknown")
-        return _response(self._status(""))
+        return _response(status)
 
     def watch_messages(self, request: bytes, is_over: threading.Event) -> Iterator[bytes]:
-        """Yield the status now and whenever it changes, until ``close`` or *is_over*, and then ``wake``.
+        """Yield the status now and whenever it changes, until ``close`` or *is_over*, and then ``changed``.
 
-        Blocks between two. A service that is not one of ours has the status SERVICE_UNKNOWN.
+        Blocks between two. A name that is neither a service of ours nor a model's has the status
+        SERVICE_UNKNOWN, until a model is given it.
 
         Raises:
             InvalidArgumentError: *request* is not such a message.
@@ -70,21 +87,26 @@ class HealthHandler:
         told = 0
         while True:
             with self._changed:
-                while not (is_over.is_set() or self._is_closed or self._status(service) != told):
-                    self._changed.wait()
-                status, is_last = self._status(service), self._is_closed
+                seen, is_last = self._num_changes, self._is_closed
             if is_over.is_set():
                 return
+            status = self._status(service)
             if status != told:
                 told = status
                 yield _response(status)
             if is_last:
                 return
+            with self._changed:
+                while self._num_changes == seen and not is_over.is_set():
+                    self._changed.wait()
 
     def _status(self, service: str) -> int:
-        if service not in _SERVICES:
+        if service in _SERVICES:
+            return _SERVING if self._is_open else _NOT_SERVING
+        state = self._model_state(service)
+        if state is None:
             return _SERVICE_UNKNOWN
-        return _SERVING if self._is_open else _NOT_SERVING
+        return _SERVING if state and self._is_open else _NOT_SERVING
 
 
 def _service(request: bytes) -> str:

@@ -1,23 +1,30 @@
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from inserve.frontends.grpc_api.grpc_server import GrpcServer, TransportName
 from inserve.frontends.grpc_api.health_service import HealthWatchHandler, health_service_methods
 from inserve.handlers.health import HealthHandler
 
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "grpc.jsonl"
+CASES = [case for case in map(json.loads, GOLDEN.read_text().splitlines()) if case["category"] == "health"]
 LIMIT_S = 30.0
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
 
 class Scene:
     def __init__(self, transport: TransportName) -> None:
-        self.health = HealthHandler()
+        self.models = {"model": True}
+        self.health = HealthHandler(self.models.get)
         self.health.open()
         self.server = GrpcServer(
             health_service_methods(self.health),
@@ -67,3 +74,36 @@ def test_garbage_is_refused_by_the_watch(scene: Scene) -> None:
         next(scene.watch(b"\xff\xff", timeout=LIMIT_S))
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert error.value.details() == "could not parse request"
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+def test_the_answer_is_the_recorded_one(scene: Scene, case: dict[str, Any]) -> None:
+    request, expected = base64.b64decode(case["request_b64"]), case["response"]
+    try:
+        if case.get("stream"):
+            call = scene.watch(request, timeout=LIMIT_S)
+            answer = next(call)
+            call.cancel()
+        else:
+            answer = scene.channel.unary_unary(case["method"], None, None)(request, timeout=LIMIT_S)
+        got = ("OK", "", base64.b64encode(answer).decode())
+    except grpc.RpcError as error:
+        got = (error.code().name, error.details() or "", None)
+    assert got == (expected["code"], expected["message"], expected["message_b64"])
+
+
+def test_a_model_is_checked_and_watched_by_its_name(scene: Scene) -> None:
+    request = health_pb2.HealthCheckRequest(service="model").SerializeToString()
+    assert scene.check(request, timeout=LIMIT_S) == SERVING
+    watch = scene.watch(request, timeout=LIMIT_S)
+    assert next(watch) == SERVING
+    scene.models["model"] = False
+    scene.health.changed()
+    assert next(watch) == NOT_SERVING
+    assert scene.check(request, timeout=LIMIT_S) == NOT_SERVING
+
+
+def test_the_stub_of_grpcio_health_checking_is_answered(scene: Scene) -> None:
+    stub = health_pb2_grpc.HealthStub(scene.channel)
+    request = health_pb2.HealthCheckRequest(service="model")
+    assert stub.Check(request, timeout=LIMIT_S).status == health_pb2.HealthCheckResponse.SERVING

@@ -52,7 +52,7 @@ class HealthWatchHandler(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
             def end() -> None:
                 is_over.set()
-                self._health.wake()
+                self._health.changed()
 
             if servicer_context.add_callback(end):
                 yield from self._health.watch_messages(request, is_over)
