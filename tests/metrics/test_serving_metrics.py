@@ -221,6 +221,16 @@ def test_a_run_outside_of_a_request_has_a_runtime_alone(metrics: ServingMetrics)
     ]
 
 
+def test_a_run_for_warm_up_counts_as_a_run_and_not_as_a_request(metrics: ServingMetrics) -> None:
+    metrics.warmup_run(record(run_s=1e-3), "Predict")
+    metrics.warmup_run(record(run_s=1e-3, num_examples=3), MULTI_INFERENCE)
+    names = ("request_count", "runtime_latency", "request_example_count_total")
+    assert lines(metrics, *(SERVING + name for name in names), ":inserve:request_count") == [
+        SERVING + 'request_example_count_total{model="m"} 3',
+        SERVING + 'runtime_latency_count{model_name="m",API="Predict",runtime="TF1"} 1',
+    ]
+
+
 def batching_cells(metrics: ServingMetrics, name: str) -> dict[tuple[str, ...], int | HistogramValue]:
     full_name = "/tensorflow/serving/batching_session/" + name
     return {

@@ -150,6 +150,14 @@ class ServingMetrics:
         """Count one answer, as ``answered``, to a request of which no more is known than the name."""
         self.answered(RequestRecord(model_name), api, entrypoint, code, seconds)
 
+    def warmup_run(self, record: RequestRecord, api: str) -> None:
+        """Count a recorded request that was run for warm-up; *api* as for gRPC."""
+        model_name = record.model_name or ""
+        if record.run_s is not None and api != MULTI_INFERENCE:
+            self.runtime(model_name, api, record.run_s)
+        if record.num_examples is not None:
+            self.example_count(model_name, record.num_examples)
+
     def runtime(self, model_name: str, api: str, seconds: float) -> None:
         """Count a run of *api* (``Predict``, ``Classify``, ``Regress``) that belonged to no request."""
         self._runtime_latency.cell(self._label(model_name), api, _RUNTIME).add(seconds * 1e6)
