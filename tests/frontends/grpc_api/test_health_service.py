@@ -86,7 +86,7 @@ def test_the_answer_is_the_recorded_one(scene: Scene, case: dict[str, Any]) -> N
             call.cancel()
         else:
             answer = scene.channel.unary_unary(case["method"], None, None)(request, timeout=LIMIT_S)
-        got = ("OK", "", base64.b64encode(answer).decode())
+        got: tuple[str, str, str | None] = ("OK", "", base64.b64encode(answer).decode())
     except grpc.RpcError as error:
         got = (error.code().name, error.details() or "", None)
     assert got == (expected["code"], expected["message"], expected["message_b64"])
