@@ -6,6 +6,7 @@ Behaviour: TensorFlow Serving, ``model_servers/get_model_status_impl.cc``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -13,10 +14,27 @@ from inserve.errors import InternalError, InvalidArgumentError, NotFoundError
 from inserve.handlers.model_spec import model_spec_from_message
 from inserve.lifecycle.servable_id import ServableId
 from inserve.lifecycle.servable_state import ManagerState, ServableState
-from inserve.lifecycle.servable_state_monitor import ServableStateMonitor
 from inserve.protos import messages
 
-__all__ = ["ModelStatusHandler"]
+__all__ = ["AnswersModelStatus", "KnownStates", "ModelStatusHandler"]
+
+
+class KnownStates(Protocol):
+    """The last known state of each version (``ServableStateMonitor``)."""
+
+    def state(self, id: ServableId) -> ServableState | None:
+        """Return the state of one version, None if it was never seen."""
+        ...
+
+    def states(self, name: str) -> list[ServableState]:
+        """Return the states of all versions of *name* ever seen."""
+        ...
+
+
+class AnswersModelStatus(Protocol):
+    """``ModelStatusHandler``, or what passes the question on to one in another process."""
+
+    def get_model_status_message(self, request: bytes) -> bytes: ...
 
 
 class ModelStatusHandler:
@@ -26,7 +44,7 @@ class ModelStatusHandler:
     shown in state START, with code OK and that reason as text; the C++ server never waits.
     """
 
-    def __init__(self, monitor: ServableStateMonitor, waiting: Callable[[str], Mapping[int, str]]) -> None:
+    def __init__(self, monitor: KnownStates, waiting: Callable[[str], Mapping[int, str]]) -> None:
         self._monitor = monitor
         self._waiting = waiting
 

@@ -5,6 +5,8 @@ Only the requests matter here. Source: TensorFlow Serving, ``servables/tensorflo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from inserve.handlers.classify import classify
 from inserve.handlers.inference_codec import (
     decode_classification_request,
@@ -18,6 +20,8 @@ from inserve.handlers.predict_codec import decode_predict_request
 from inserve.handlers.regress import regress
 from inserve.handlers.request_tap import LogType
 from inserve.handlers.run_signature import run_signature
+from inserve.metrics.request_record import RequestRecord
+from inserve.metrics.serving_metrics import MULTI_INFERENCE
 from inserve.protos.wire import encode_length_delimited_header
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.warmup import Replay
@@ -33,13 +37,17 @@ def encode_prediction_log(log_type: LogType, request: bytes) -> bytes:
     return encode_length_delimited_header(log_type, len(log)) + log
 
 
-def prediction_log_replay(check_method_name: bool = False) -> Replay:
+def prediction_log_replay(
+    check_method_name: bool = False, on_run: Callable[[RequestRecord, str], None] | None = None
+) -> Replay:
     """Return the function that runs a request of a PredictionLog; see ``saved_model.warmup.Replay``.
 
-    The model and version a request names are not looked at, its signature is.
+    The model and version a request names are not looked at, its signature is. *on_run* hears of each
+    request that was run: what is known of it, and its API.
     """
 
     def replay(servable: SavedModelServable, log_type: int, request: bytes) -> None:
+        record = RequestRecord()
         if log_type == LogType.PREDICT:
             spec, inputs, output_filter = decode_predict_request(request)
             run_signature(
@@ -49,16 +57,24 @@ def prediction_log_replay(check_method_name: bool = False) -> Replay:
                 decode_input,
                 output_filter,
                 check_method_name=check_method_name,
+                record=record,
             )
+            api = "Predict"
         elif log_type == LogType.MULTI_INFERENCE:
             tasks, rows = decode_multi_inference_request(request)
-            multi_inference(servable, tasks, rows, check_method_name=check_method_name)
+            multi_inference(servable, tasks, rows, check_method_name=check_method_name, record=record)
+            spec, api = tasks[0].spec if tasks else None, MULTI_INFERENCE
         elif log_type == LogType.CLASSIFY:
             spec, rows = decode_classification_request(request)
-            classify(servable, _signature_name(spec), rows, check_method_name)
+            classify(servable, _signature_name(spec), rows, check_method_name, record=record)
+            api = "Classify"
         else:
             spec, rows = decode_regression_request(request)
-            regress(servable, _signature_name(spec), rows, check_method_name)
+            regress(servable, _signature_name(spec), rows, check_method_name, record=record)
+            api = "Regress"
+        if on_run is not None:
+            record.model_name = "" if spec is None else spec.name
+            on_run(record, api)
 
     return replay
 

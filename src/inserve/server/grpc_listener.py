@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inserve.frontends.grpc_api.credentials import server_credentials
 from inserve.frontends.grpc_api.grpc_server import GrpcServer
 from inserve.frontends.grpc_api.health_service import HealthWatchHandler, health_service_methods
 from inserve.frontends.grpc_api.transport import TransportOptions
@@ -14,7 +15,11 @@ __all__ = ["grpc_transport_options", "make_grpc_server"]
 def grpc_transport_options(options: ServerOptions) -> TransportOptions:
     """Return how calls are carried and where long ones run."""
     return TransportOptions(
-        options.max_workers, options.max_queued, channel_arguments=options.grpc_channel_arguments
+        options.max_workers,
+        options.max_queued,
+        credentials=server_credentials(options.ssl, options.use_alts_credentials),
+        channel_arguments=options.grpc_channel_arguments,
+        reuse_port=options.reuse_port or options.workers > 1,
     )
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from inserve.handlers.prediction_log import prediction_log_replay
+from inserve.metrics.serving_metrics import ServingMetrics
 from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions
+from inserve.server.counted_loader import CountedLoader
 from inserve.server.options import ServerOptions
 from inserve.tensorflow_c.interface import LoadSavedModel
 from inserve.tensorflow_c.load_saved_model import load_saved_model
@@ -28,8 +30,8 @@ def model_opener(options: ServerOptions) -> LoadSavedModel:
     return load
 
 
-def loader_of_path(options: ServerOptions) -> LoaderOfPath:
-    """Return what makes the loaders of a server with *options*."""
+def loader_of_path(options: ServerOptions, metrics: ServingMetrics) -> LoaderOfPath:
+    """Return what makes the loaders of a server with *options*, which count in *metrics*."""
     model_options = SavedModelOptions(
         options.tags,
         options.session_config,
@@ -38,10 +40,10 @@ def loader_of_path(options: ServerOptions) -> LoaderOfPath:
         options.num_request_iterations_for_warmup,
         options.generate_warmup,
     )
-    replay = prediction_log_replay(options.enable_signature_method_name_check)
+    replay = prediction_log_replay(options.enable_signature_method_name_check, metrics.warmup_run)
     load = model_opener(options)
 
     def make(path: str) -> SavedModelLoader:
-        return SavedModelLoader(path, model_options, load, replay)
+        return CountedLoader(path, model_options, load, replay, metrics)
 
     return make

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,7 +16,9 @@ from inserve.frontends.grpc_api.inprocess_aio_channel import InprocessAioChannel
 from inserve.frontends.grpc_api.inprocess_channel import InprocessChannel
 from inserve.frontends.grpc_api.inprocess_target import InprocessTarget
 from inserve.frontends.grpc_api.method import MethodTable
+from inserve.frontends.rest_api.app import RestApp
 from inserve.handlers.model_spec import ServableFinder
+from inserve.handlers.model_status import KnownStates
 from inserve.lifecycle.aspired_versions_manager import AspiredVersionsManager, AspiredVersionsManagerOptions
 from inserve.lifecycle.event_bus import EventBus
 from inserve.lifecycle.loader_harness import RetryPolicy
@@ -23,6 +26,8 @@ from inserve.lifecycle.servable_state import ServableState
 from inserve.lifecycle.servable_state_monitor import ServableStateMonitor
 from inserve.lifecycle.source import ServableData
 from inserve.lifecycle.version_labels import VersionLabels
+from inserve.metrics.prometheus_page import prometheus_page
+from inserve.metrics.registry import add_up
 from inserve.protos import messages
 from inserve.resources.tracker import ResourceTracker
 from inserve.server.config_file_poller import ConfigFilePoller, file_fingerprint
@@ -33,7 +38,12 @@ from inserve.server.model_config import ModelConfig
 from inserve.server.model_loading import loader_of_path
 from inserve.server.models import Models
 from inserve.server.options import InitialWait, ServerOptions, addresses, initial_load_threads
+from inserve.server.rest_listener import RestListener
 from inserve.server.services import Services
+from inserve.server.workers.merged_states import MergedStates
+from inserve.server.workers.parent_link import ParentLink
+from inserve.server.workers.worker_group import WorkerStatus
+from inserve.server.workers.workers import Workers
 from inserve.sources.remote_source import RemoteSourceOptions
 from inserve.sources.storage_path_source import StoragePathSource
 from inserve.tensorflow_c.devices import list_devices
@@ -81,6 +91,8 @@ class Server(InprocessCalls):
         prometheus_path: str | None = None,
         max_workers: int = ServerOptions.max_workers,
         max_queued: int = ServerOptions.max_queued,
+        workers: int = 1,
+        reuse_port: bool = False,
         check_shapes: bool = True,
         serialize_as_tensor_content: bool = False,
         enable_signature_method_name_check: bool = False,
@@ -115,14 +127,37 @@ class Server(InprocessCalls):
     ) -> None:
         given = {name: value for name, value in locals().items() if name in ServerOptions.names()}
         options = ServerOptions(**{**given, "grpc": addresses(grpc), "rest": addresses(rest)})
+        self._set_up(options, models, None)
+
+    @classmethod
+    def of_options(
+        cls, options: ServerOptions, models: ModelsArgument = (), parent: ParentLink | None = None
+    ) -> Server:
+        """Return the server with *options*; *parent* leads to the process it is a worker of, if any."""
+        server = cls.__new__(cls)
+        server._set_up(options, models, parent)
+        return server
+
+    def _set_up(self, options: ServerOptions, models: ModelsArgument, parent: ParentLink | None) -> None:
         self.options = options
+        self._parent = parent
         self._config_poller = self._make_config_poller(models)
         self._initial_models = _model_configs(models)
         self._life_lock = threading.Lock()
         self._state = "not started"
+        self._workers: Workers | None = None
+        if options.workers > 1:
+            self._workers = Workers(
+                options.workers - 1,
+                self._reload,
+                lambda request: self._services.model_status.get_model_status_message(request),
+                lambda: self._metrics_page(),
+            )
 
         bus: EventBus[ServableState] = EventBus()
         self._monitor = ServableStateMonitor(bus)
+        if parent is not None:
+            bus.subscribe(parent.tell_state)
         self._manager = AspiredVersionsManager(
             AspiredVersionsManagerOptions(
                 num_load_threads=max(options.num_load_threads, initial_load_threads()),
@@ -144,12 +179,17 @@ class Server(InprocessCalls):
             remote=options.remote,
         )
         self._source.set_aspired_versions_callback(self._aspire)
-        self._make_loader = loader_of_path(options)
-        self.models = Models(self._source, self._monitor, labels, self._manager)
+        self.models = Models(self._source, self._monitor, labels, self._manager, followers=self._workers)
         """The models served: add, remove, list, label them and ask for their status."""
 
         self._finder = ServableFinder(self._manager, labels)
-        self._services = Services(options, self._finder, self.models, self._monitor, self._reload)
+        states: KnownStates = self._monitor
+        if self._workers is not None:
+            states = MergedStates(self._monitor, self._workers.states)
+        self._services = Services(options, self._finder, self.models, states, self._reload, parent)
+        self.metrics = self._services.metrics
+        """What this process has counted and measured."""
+        self._make_loader = loader_of_path(options, self.metrics)
         self.request_tap = self._services.request_tap
         """Where answered requests can be listened to."""
         self._predict = self._services.predict
@@ -159,9 +199,11 @@ class Server(InprocessCalls):
         self._inprocess = InprocessTarget(self._services.grpc_methods(allow_reload=True), transport_options)
         self._pool = self._inprocess.pool
         self._grpc_server = make_grpc_server(self._services, options, transport_options)
+        self._rest = RestListener(self._services, self._finder, options, self._metrics_page)
 
     def __repr__(self) -> str:
         where = "" if self._grpc_server is None else f" grpc {', '.join(self.grpc_addresses)}"
+        where += f" rest {', '.join(self.rest_addresses)}" if self.rest_addresses else ""
         return f"<Server {self._state}{where} {self.models!r}>"
 
     # --- life -------------------------------------------------------------------------------------
@@ -187,6 +229,8 @@ class Server(InprocessCalls):
                 # TensorFlow's pools inherit the priority of the thread that first needs them, and
                 # load threads have a low one.
                 list_devices(self.options.session_config)
+                if self._workers is not None:
+                    self._workers.launch()
                 self._manager.start()
                 self.models.open()
                 self.models.replace_all(self._initial_models)
@@ -202,6 +246,11 @@ class Server(InprocessCalls):
                     self._config_poller.start()
                 if self._grpc_server is not None:
                     self._grpc_server.start()
+                self._rest.start()
+                if self._workers is not None:
+                    self._workers.start(
+                        self.options, self.grpc_addresses, self.rest_addresses, self.models.list(), timeout
+                    )
             except BaseException:
                 self._shut_down(0.0)
                 raise
@@ -221,18 +270,26 @@ class Server(InprocessCalls):
 
     def _shut_down(self, grace: float) -> None:
         self._state = "stopping"
+        deadline = time.monotonic() + grace
         self._services.health.close()
+        workers = self._workers
+        draining = threading.Thread(target=workers.stop, args=(grace,)) if workers is not None else None
         try:
+            if draining is not None:
+                draining.start()
             if self._grpc_server is not None:
                 self._grpc_server.stop(grace)
+            self._rest.stop(max(0.0, deadline - time.monotonic()))
             self._finder.close()
             self.models.close()
             if self._config_poller is not None:
                 self._config_poller.stop(_STOP_LIMIT_S)
-            self._inprocess.stop(grace)
+            self._inprocess.stop(max(0.0, deadline - time.monotonic()))
             self._source.stop(_STOP_LIMIT_S)
             self._manager.stop(_STOP_LIMIT_S)
             self._monitor.close()
+            if draining is not None:
+                draining.join()
         finally:
             self._state = "stopped"
 
@@ -290,6 +347,29 @@ class Server(InprocessCalls):
         """The transport in use, ``native`` or ``grpcio``; None without a gRPC server."""
         return None if self._grpc_server is None else self._grpc_server.transport
 
+    @property
+    def asgi(self) -> RestApp:
+        """The REST API as an ASGI application, to be mounted in another one, under any prefix.
+
+        It answers while this server runs, whether or not this server has REST addresses of its own.
+        """
+        return self._rest.app
+
+    @property
+    def rest_port(self) -> int | None:
+        """The port of the REST server (what port 0 became), None without one or before the start."""
+        return self._rest.port
+
+    @property
+    def rest_addresses(self) -> tuple[str, ...]:
+        """The bound REST addresses, in the order asked for; empty before the start."""
+        return self._rest.addresses
+
+    @property
+    def workers(self) -> tuple[WorkerStatus, ...]:
+        """How each of the processes that serve stands, this one first; empty unless there are several."""
+        return () if self._workers is None else self._workers.status()
+
     def _make_config_poller(self, models: ModelsArgument) -> ConfigFilePoller | None:
         """Return what polls the config file; made before the file is read for the first time."""
         interval_s = self.options.config_poll_interval
@@ -303,6 +383,13 @@ class Server(InprocessCalls):
             self.models.replace_all(read_model_configs(path, current=self.models.list()))
 
         return ConfigFilePoller(path, interval_s, apply, file_fingerprint(path))
+
+    def _metrics_page(self) -> bytes:
+        """Return the page that Prometheus reads, of all processes together."""
+        if self._parent is not None:
+            return self._parent.metrics_page()
+        others = [] if self._workers is None else self._workers.metrics()
+        return prometheus_page(add_up([self.metrics.registry.snapshot(), *others]))
 
     def _reload(self, config: messages.ModelServerConfig, timeout_s: float | None) -> None:
         configs = model_configs(config, current=self.models.list())

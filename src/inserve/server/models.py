@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from inserve.clock import Clock, SystemClock
@@ -28,9 +28,10 @@ from inserve.server.availability import (
     unsettled_versions,
 )
 from inserve.server.model_config import ModelConfig, check_transition
+from inserve.server.status import ModelStatus, VersionStatus
 from inserve.sources.servable_to_monitor import MonitorStatus, ServableToMonitor
 
-__all__ = ["ModelStatus", "Models", "VersionManager", "VersionSource", "VersionStatus"]
+__all__ = ["Followers", "Models", "VersionManager", "VersionSource"]
 
 _LOOK_EVERY_S = 0.25
 """How soon a wait notices what no event tells of: a folder that vanished, a model removed."""
@@ -61,36 +62,24 @@ class VersionManager(Protocol):
     def is_aspired(self, name: str) -> bool: ...
 
 
-@dataclass(frozen=True)
-class VersionStatus:
-    """One version of a model, as last seen."""
+class Followers(Protocol):
+    """Other processes that serve the same models."""
 
-    version: int
-    state: ManagerState
-    error: InserveError | None = None
-    """Why the version failed; None where it did not."""
-    attempts: int = 0
-    """Attempts to load it, retries included."""
-    last_failure: InserveError | None = None
-    """How the last attempt that failed has ended, also while the next one runs."""
+    def follow(self, models: Sequence[ModelConfig]) -> None:
+        """Serve exactly *models* from now on; returns at once."""
+        ...
 
+    def wait_until_available(self, names: Sequence[str], timeout_s: float | None) -> None:
+        """Return once *names* answer there, too, or have failed to."""
+        ...
 
-@dataclass(frozen=True)
-class ModelStatus:
-    """One model and its versions, highest first; versions that were unloaded stay listed as END."""
+    def refresh(self, names: Sequence[str] | None, timeout_s: float | None) -> None:
+        """Look for new versions."""
+        ...
 
-    name: str
-    versions: tuple[VersionStatus, ...]
-    labels: Mapping[str, int] = field(default_factory=dict)
-    error: str | None = None
-    """Why its folder could not be looked at the last time, None if it could."""
-    waiting: Mapping[int, str] = field(default_factory=dict)
-    """Versions that are seen but not loaded yet, and what each waits for."""
-
-    @property
-    def available_versions(self) -> tuple[int, ...]:
-        """The versions that answer requests now, highest first."""
-        return tuple(v.version for v in self.versions if v.state is ManagerState.AVAILABLE)
+    def retry(self, name: str, version: int | None) -> None:
+        """Load failed versions anew."""
+        ...
 
 
 class Models:
@@ -108,7 +97,9 @@ class Models:
         labels: VersionLabels,
         manager: VersionManager,
         clock: Clock | None = None,
+        followers: Followers | None = None,
     ) -> None:
+        self._followers = followers
         self._source = source
         self._monitor = monitor
         self._labels = labels
@@ -174,6 +165,7 @@ class Models:
         if wait:
             try:
                 self.wait_until_available([config.name], timeout)
+                self._wait_for_followers([config.name], timeout)
             except DeadlineExceededError:
                 raise
             except InserveError:
@@ -235,6 +227,7 @@ class Models:
             self._put(configs, lambda: self._labels.assign(labels))
         if wait and new:
             self._wait(new, timeout, "model", is_patient=False)
+            self._wait_for_followers(new, timeout)
         return new
 
     def set_labels(self, name: str, labels: Mapping[str, int]) -> None:
@@ -289,6 +282,8 @@ class Models:
         for name in names or ():
             self._config(name)
         self._source.refresh(timeout, names)
+        if self._followers is not None:
+            self._followers.refresh(names, timeout)
 
     def retry(self, name: str, version: int | None = None) -> None:
         """Load failed versions of *name* anew, or the one *version*; returns at once.
@@ -297,6 +292,8 @@ class Models:
             NotFoundError: There is no such failed version.
         """
         self._manager.retry_failed(name, version)
+        if self._followers is not None:
+            self._followers.retry(name, version)
 
     def wait_until_available(self, names: Sequence[str] | None = None, timeout: float | None = None) -> None:
         """Return once each of *names* (all models by default) has a version that answers requests.
@@ -365,6 +362,10 @@ class Models:
 
     # --- inside -----------------------------------------------------------------------------------
 
+    def _wait_for_followers(self, names: Sequence[str], timeout_s: float | None) -> None:
+        if self._followers is not None:
+            self._followers.wait_until_available(names, timeout_s)
+
     def _check_open(self) -> None:
         if self._refusal is not None:
             raise FailedPreconditionError(self._refusal)
@@ -401,6 +402,8 @@ class Models:
             raise
         self._stale = stale
         self._configs = configs
+        if self._followers is not None:
+            self._followers.follow(list(configs.values()))
 
     def _ended(self, name: str) -> Sequence[ServableState]:
         """Return the states left from a former life of *name*, empty if it is alive."""

@@ -78,6 +78,11 @@ class ServerOptions:
     """Pools of interpreters for each TFLite model; None: as many as processors."""
     num_tflite_interpreters_per_pool: int = 1
     """Interpreters in each of these pools."""
+    workers: int = 1
+    """Processes that serve the same models at the same TCP ports, this one included; each loads its own
+    copy of every model. Unix sockets are this one's alone."""
+    reuse_port: bool = False
+    """Let other processes listen on the same TCP ports (``SO_REUSEPORT``); always so with *workers*."""
     serialize_as_tensor_content: bool = False
     """Put the values of responses into ``tensor_content`` instead of typed fields."""
     enable_signature_method_name_check: bool = False
@@ -130,6 +135,7 @@ class ServerOptions:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, least in (
             ("max_workers", 1),
+            ("workers", 1),
             ("max_queued", 0),
             ("rest_max_body_bytes", 0),
             ("num_tflite_interpreters_per_pool", 1),

@@ -11,16 +11,18 @@ from inserve.handlers.classify import ClassifyHandler
 from inserve.handlers.health import HealthHandler
 from inserve.handlers.model_metadata import ModelMetadataHandler
 from inserve.handlers.model_spec import ServableFinder
-from inserve.handlers.model_status import ModelStatusHandler
+from inserve.handlers.model_status import AnswersModelStatus, KnownStates, ModelStatusHandler
 from inserve.handlers.multi_inference import MultiInferenceHandler
 from inserve.handlers.predict import PredictHandler
 from inserve.handlers.regress import RegressHandler
 from inserve.handlers.reload_config import ReloadConfigHandler
 from inserve.handlers.request_tap import RequestTap
-from inserve.lifecycle.servable_state_monitor import ServableStateMonitor
+from inserve.metrics.registry import Registry
+from inserve.metrics.serving_metrics import ServingMetrics
 from inserve.protos import messages
 from inserve.server.models import Models
 from inserve.server.options import ServerOptions
+from inserve.server.workers.parent_link import ParentLink
 
 __all__ = ["Services"]
 
@@ -28,7 +30,8 @@ __all__ = ["Services"]
 class Services:
     """One handler for each RPC, over the servables that *finder* finds; built once, called by many threads.
 
-    *reload* applies a ModelServerConfig, within so many seconds.
+    *reload* applies a ModelServerConfig, within so many seconds. *states* are those that status calls
+    show. What concerns all processes of a server is left to *parent*, if there is one.
     """
 
     def __init__(
@@ -36,11 +39,13 @@ class Services:
         options: ServerOptions,
         finder: ServableFinder,
         models: Models,
-        monitor: ServableStateMonitor,
+        states: KnownStates,
         reload: Callable[[messages.ModelServerConfig, float | None], None],
+        parent: ParentLink | None = None,
     ) -> None:
         check_method = options.enable_signature_method_name_check
         self.models = models
+        self.metrics = ServingMetrics(Registry())
         self.request_tap = RequestTap()
         self.predict = PredictHandler(
             finder, options.serialize_as_tensor_content, check_method, self.request_tap
@@ -49,8 +54,12 @@ class Services:
         self.regress = RegressHandler(finder, check_method, self.request_tap)
         self.multi_inference = MultiInferenceHandler(finder, check_method, self.request_tap)
         self.model_metadata = ModelMetadataHandler(finder)
-        self.model_status = ModelStatusHandler(monitor, models.waiting)
-        self.reload_config = ReloadConfigHandler(reload, counter=_no_counter)
+        self.model_status: AnswersModelStatus = (
+            ModelStatusHandler(states, models.waiting) if parent is None else parent
+        )
+        self.reload_config = ReloadConfigHandler(
+            reload if parent is None else parent.reload, counter=self.metrics.value
+        )
         self.health = HealthHandler()
 
     def grpc_methods(self, allow_reload: bool) -> MethodTable:
@@ -60,13 +69,12 @@ class Services:
         """
         return {
             **prediction_service_methods(
-                self.predict, self.classify, self.regress, self.multi_inference, self.model_metadata
+                self.predict,
+                self.classify,
+                self.regress,
+                self.multi_inference,
+                self.model_metadata,
+                self.metrics,
             ),
             **model_service_methods(self.model_status, self.reload_config, allow_reload=allow_reload),
         }
-
-
-def _no_counter(name: str) -> int:
-    """Return 0: no metric is counted, so every name is an unknown one."""
-    del name
-    return 0

@@ -27,8 +27,6 @@ __all__ = ["GrpcioTransport"]
 _DEFAULT_ARGUMENTS: dict[str, int | str] = {
     "grpc.max_receive_message_length": 2147483647,
     "grpc.max_send_message_length": -1,
-    # Linux would let a second server bind the same port and take half of the connections.
-    "grpc.so_reuseport": 0,
 }
 
 
@@ -66,7 +64,13 @@ class GrpcioTransport:
         pool = WorkerPool("inserve-grpc-grpcio", options.max_workers, running)
         server = grpc.server(
             pool,  # type: ignore[arg-type]
-            options=tuple({**_DEFAULT_ARGUMENTS, **dict(options.channel_arguments)}.items()),
+            options=tuple(
+                {
+                    **_DEFAULT_ARGUMENTS,
+                    "grpc.so_reuseport": int(options.reuse_port),
+                    **dict(options.channel_arguments),
+                }.items()
+            ),
             maximum_concurrent_rpcs=running,
         )
         self._add_handlers(server)

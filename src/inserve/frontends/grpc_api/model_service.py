@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inserve.frontends.grpc_api.method import CallContext, MethodTable
-from inserve.handlers.model_status import ModelStatusHandler
+from inserve.handlers.model_status import AnswersModelStatus
 from inserve.handlers.reload_config import ReloadConfigHandler
 
 __all__ = ["model_service_methods"]
@@ -12,7 +12,7 @@ _SERVICE = "/tensorflow.serving.ModelService/"
 
 
 def model_service_methods(
-    model_status: ModelStatusHandler, reload_config: ReloadConfigHandler, *, allow_reload: bool
+    model_status: AnswersModelStatus, reload_config: ReloadConfigHandler, *, allow_reload: bool
 ) -> MethodTable:
     """Return the service's methods by path.
 

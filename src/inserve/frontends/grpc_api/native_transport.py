@@ -151,6 +151,7 @@ class _Listener:
                 [(path, False) for path in self._paths],
                 io_threads=_IO_THREADS,
                 call_details=True,
+                reuse_port=options.reuse_port,
                 **arguments,
             )
         except OSError as error:

@@ -28,13 +28,15 @@ class TransportOptions:
 
     *max_workers* threads run calls that block, and *max_queued* more of these may wait for one; what
     does not fit gets RESOURCE_EXHAUSTED at once. *credentials* switch TLS on. *channel_arguments* are
-    gRPC's (``grpc.max_concurrent_streams``, ...).
+    gRPC's (``grpc.max_concurrent_streams``, ...). *reuse_port* lets other processes listen on the same
+    TCP ports, between which the system then spreads connections.
     """
 
     max_workers: int = field(default_factory=_default_workers)
     max_queued: int = 1024
     credentials: grpc.ServerCredentials | None = None
     channel_arguments: tuple[tuple[str, int | str], ...] = ()
+    reuse_port: bool = False
 
     def __post_init__(self) -> None:
         if self.max_workers < 1:

@@ -165,7 +165,7 @@ class RestApp:
             return FixedRoute(
                 empty_response(200, _OPTIONS_TYPE)
                 if is_from_web
-                else empty_response(400, _OPTIONS_TYPE, Code.INVALID_ARGUMENT)
+                else empty_response(400, _OPTIONS_TYPE, Code.FAILED_PRECONDITION)
             )
         try:
             route = self._find_rest_route(key, target, root_path)

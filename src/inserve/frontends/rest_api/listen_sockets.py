@@ -30,10 +30,11 @@ def check_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def bind_address(host: str, port: int) -> Sequence[socket.socket]:
+def bind_address(host: str, port: int, reuse_port: bool = False) -> Sequence[socket.socket]:
     """Return a listening socket for each address of *host*, all on one port; port 0 takes a free one.
 
-    ``::`` takes IPv4 too, and means ``0.0.0.0`` on a machine without IPv6.
+    ``::`` takes IPv4 too, and means ``0.0.0.0`` on a machine without IPv6. With *reuse_port* other
+    processes may listen on the port as well.
 
     Raises:
         UnavailableError: The host is unknown, or the port is taken.
@@ -46,20 +47,23 @@ def bind_address(host: str, port: int) -> Sequence[socket.socket]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, _, _, _, address in dict.fromkeys(found):
             bound = sockets[0].getsockname()[1] if sockets and not port else port
-            sockets.append(_listen(family, (address[0], bound, *address[2:]), host == _EVERY_HOST))
+            full = (address[0], bound, *address[2:])
+            sockets.append(_listen(family, full, host == _EVERY_HOST, reuse_port))
     except OSError as error:
         for each in sockets:
             each.close()
         if host == _EVERY_HOST and _has_no_ipv6(error):
-            return bind_address("0.0.0.0", port)
+            return bind_address("0.0.0.0", port, reuse_port)
         raise UnavailableError(f"cannot listen on {name}: {error.strerror or error}") from error
     return sockets
 
 
-def _listen(family: int, address: tuple[object, ...], takes_ipv4: bool) -> socket.socket:
+def _listen(family: int, address: tuple[object, ...], takes_ipv4: bool, reuse_port: bool) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if takes_ipv4 else 1)
         listener.bind(address)

@@ -30,7 +30,7 @@ def read_npy(data: bytes) -> NDArray[Any]:
     try:
         reader = _READERS[npy_format.read_magic(stream)]
         shape, is_fortran, dtype = reader(stream)
-    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except Exception as error:  # the header is read as a Python literal, which fails in many ways
         raise InvalidArgumentError("the body is not an .npy file of version 1.0 or 2.0") from error
     if dtype.hasobject:
         raise InvalidArgumentError("the .npy file holds Python objects, expected numbers or strings")
@@ -66,7 +66,9 @@ def array_of_type(array: NDArray[Any], dtype: Any, alias: str) -> NDArray[Any]:
         elif array.dtype.kind == "V" and array.dtype.names is None:
             if wanted.kind not in "biufc" and array.dtype.itemsize == wanted.itemsize:
                 return np.ascontiguousarray(array).reshape(array.shape).view(wanted)
-        elif array.dtype.kind in "iufc" and np.can_cast(array.dtype, wanted, "same_kind"):
+        elif (array.dtype.kind in "iu" and wanted.kind in "iu") or (
+            array.dtype.kind in "iufc" and np.can_cast(array.dtype, wanted, "same_kind")
+        ):
             with np.errstate(all="ignore"):
                 converted = array.astype(wanted, order="C")
             if wanted.kind not in "iu" or (converted == array).all():

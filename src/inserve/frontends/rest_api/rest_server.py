@@ -29,15 +29,23 @@ class RestServer:
     """Serves *app* on *addresses* (``host:port``; port 0 takes a free one) over HTTP/1.1.
 
     Constructing does nothing; ``start`` and ``stop`` may be called from any thread, install no signal
-    handlers, and a server that is still running when the interpreter exits is stopped then.
+    handlers, and a server that is still running when the interpreter exits is stopped then. With
+    *reuse_port* other processes may listen on the same ports.
     """
 
-    def __init__(self, app: RestApp, addresses: Sequence[str], limits: HttpLimits | None = None) -> None:
+    def __init__(
+        self,
+        app: RestApp,
+        addresses: Sequence[str],
+        limits: HttpLimits | None = None,
+        reuse_port: bool = False,
+    ) -> None:
         if not addresses:
             raise ValueError("expected at least one address to listen on")
         self._requested = tuple(check_address(address) for address in addresses)
         self._app = app
         self._limits = limits or HttpLimits()
+        self._reuse_port = reuse_port
         self._lock = threading.Lock()
         self._bound: tuple[tuple[str, int], ...] = ()
         self._sockets: list[socket.socket] = []
@@ -71,7 +79,7 @@ class RestServer:
             bound = []
             try:
                 for host, port in self._requested:
-                    sockets = bind_address(host, port)
+                    sockets = bind_address(host, port, self._reuse_port)
                     self._sockets += sockets
                     bound.append((host, sockets[0].getsockname()[1]))
             except BaseException:

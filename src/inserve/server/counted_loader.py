@@ -1,0 +1,50 @@
+"""Counts the loads of versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+
+from inserve.metrics.serving_metrics import ServingMetrics
+from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions
+from inserve.saved_model.warmup import Replay
+from inserve.tensorflow_c.interface import LoadedModel, LoadSavedModel
+
+__all__ = ["CountedLoader"]
+
+
+class CountedLoader(SavedModelLoader):
+    """A loader that tells *metrics* how each load opened the version.
+
+    Tuning may open it again for the same load, which is not counted.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        options: SavedModelOptions,
+        load_saved_model: LoadSavedModel,
+        replay: Replay | None,
+        metrics: ServingMetrics,
+    ) -> None:
+        super().__init__(path, options, self._open, replay)
+        self._open_uncounted = load_saved_model
+        self._metrics = metrics
+        self._is_counted = False
+
+    def load(self) -> None:
+        self._is_counted = False
+        super().load()
+
+    def _open(self, path: str, tags: Sequence[str] = ("serve",), config: bytes = b"") -> LoadedModel:
+        if self._is_counted:
+            return self._open_uncounted(path, tags, config)
+        self._is_counted = True
+        started = perf_counter()
+        is_open = False
+        try:
+            model = self._open_uncounted(path, tags, config)
+            is_open = True
+        finally:
+            self._metrics.load_attempt(path, is_open, perf_counter() - started)
+        return model

@@ -1,0 +1,54 @@
+"""A worker process as its parent sees it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from multiprocessing import Pipe
+
+__all__ = ["LaunchedProcess", "launch_worker"]
+
+_MODULE = "inserve.server.workers.main"
+
+
+class LaunchedProcess:
+    """A running ``python -m inserve.server.workers.main``; ``connection`` leads to it."""
+
+    def __init__(self) -> None:
+        self.connection, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", _MODULE, str(theirs.fileno()), str(_log_level())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )
+        self.pid = self._process.pid
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def launch_worker() -> LaunchedProcess:
+    """Start a process that can become a worker.
+
+    It has this process's interpreter, environment and import path, and ends with its connection.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    return LaunchedProcess()
+
+
+def _log_level() -> int:
+    """Return from which level on a worker's lines are wanted: it does all that this process does."""
+    is_verbose = logging.getLogger("inserve").isEnabledFor(logging.DEBUG)
+    return logging.DEBUG if is_verbose else logging.WARNING
