@@ -15,6 +15,7 @@ Sources: RapidJSON ``reader.h``; TensorFlow Serving, ``util/json_tensor.cc``.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import deque
@@ -81,23 +82,14 @@ def _has_no_repeated_name(body: bytes, document: Any) -> bool:
 
 def _count_names(document: Any) -> int:
     count = 0
-    pending = [document]
-    while pending:
-        value = pending.pop()
-        if type(value) is dict:
-            count += len(value)
-            pending.extend(value.values())
-        elif type(value) is list:
-            kinds = set(map(type, value))
-            if dict in kinds:
-                pending.extend(value)
-            elif list in kinds:
-                pending.extend(_lists_with_containers(value))
+    containers = [document]
+    while containers:
+        objects = [value for value in containers if type(value) is dict]
+        lists = [value for value in containers if type(value) is list]
+        count += sum(map(len, objects))
+        inner = itertools.chain(itertools.chain.from_iterable(map(dict.values, objects)), *lists)
+        containers = [value for value in inner if type(value) is dict or type(value) is list]
     return count
-
-
-def _lists_with_containers(rows: list[Any]) -> list[Any]:
-    return [row for row in rows if type(row) is list and row and type(row[0]) not in (int, float)]
 
 
 # --- the parser -----------------------------------------------------------------------------------
@@ -123,7 +115,7 @@ _match_plain_string = re.compile(rb'"([^"\\\x00-\x1f]*)"').match
 _match_string_part = re.compile(rb'[^"\\\x00-\x1f]*').match
 _match_hex = re.compile(rb"[0-9a-fA-F]{4}").match
 _search_other_than_integers = re.compile(rb"[.eENI]").search
-_search_other_than_decimals = re.compile(rb"[eENI]").search
+_search_integer = re.compile(rb"(?:^|,)[ \t\r\n]*-?[0-9]+[ \t\r\n]*(?:,|$)").search
 
 _LITERALS: dict[int, tuple[bytes, bool | None]] = {
     ord("n"): (b"null", None),
@@ -134,6 +126,7 @@ _ESCAPES = {ord(key): value for key, value in zip('"\\/bfnrt', b'"\\/\b\f\n\r\t'
 
 _LARGEST_TENTH = 1.7976931348623157e307
 _MAX_EXPONENT = 308
+_SURE_INTEGER_DIGITS = 18
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 
 
@@ -310,10 +303,12 @@ class _Parser:
         """Return the numbers of *text*, which commas part and which starts at *position*."""
         items = text.split(b",")
         longest = max(map(len, items))
-        if longest <= 18 and _search_other_than_integers(text) is None:
+        if longest <= _SURE_INTEGER_DIGITS and _search_other_than_integers(text) is None:
             return list(map(int, items))
-        if longest <= 300 and text.count(b".") == len(items) and _search_other_than_decimals(text) is None:
-            return list(map(float, items))
+        if _search_integer(text) is None:
+            floats = list(map(float, items))
+            if longest <= _MAX_EXPONENT and math.inf not in floats and -math.inf not in floats:
+                return floats
         numbers: list[int | float] = []
         for item in items:
             numbers.append(self._number(self._after_blanks(position))[0])

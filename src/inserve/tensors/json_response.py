@@ -195,7 +195,7 @@ def encode_string(text: bytes) -> bytes:
 def _encode_strings(strings: list[bytes]) -> list[bytes]:
     joined = b"".join(strings)
     if len(joined.translate(None, _SPECIAL)) == len(joined):
-        return [b'"%b"' % text for text in strings]
+        return (b'"' + b'"\n"'.join(strings) + b'"').split(b"\n")  # a line feed would be special
     return [encode_string(text) for text in strings]
 
 

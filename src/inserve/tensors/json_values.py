@@ -77,7 +77,7 @@ def flush_doubles(doubles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _flush(values: NDArray[Any], smallest: float) -> NDArray[Any]:
     tiny = np.abs(values) < smallest
-    if tiny.any():
+    if np.count_nonzero(tiny):
         np.copysign(values.dtype.type(0), values, out=values, where=tiny)
     return values
 
@@ -129,12 +129,8 @@ _BLANKS = str.maketrans("", "", " \t\n\v\f\r")
 
 
 def is_b64_object(value: Any) -> bool:
-    """Return whether *value* stands for bytes: ``{"b64": "<base64>"}``."""
-    return isinstance(value, dict) and len(value) == 1 and _only_b64(value)
-
-
-def _only_b64(value: dict[str, Any]) -> bool:
-    return isinstance(value.get("b64"), str) and not hasattr(value, "pairs")
+    """Return whether *value* stands for bytes: ``{"b64": "<base64>"}``, and no name twice."""
+    return type(value) is dict and len(value) == 1 and type(value.get("b64")) is str
 
 
 def _is_string(value: Any) -> bool:
