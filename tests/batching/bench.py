@@ -141,17 +141,22 @@ class Bench:
         return future
 
     @contextmanager
-    def busy(self, value: float = 0.0) -> Iterator[None]:
+    def busy(self) -> Iterator[None]:
         """Keep a slot busy with a request of one row meanwhile."""
         gate = Gate()
         self.session.gates.append(gate)
-        future = self.call(rows(value))
+        future = self.call(*(rows(0) for _ in self._feeds))
         gate.block_until_entered()
         try:
             yield
         finally:
             gate.open()
         future.result(LIMIT_S)
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Keep nothing busy."""
+        yield
 
     def stop(self) -> None:
         self.scheduler.stop(LIMIT_S)

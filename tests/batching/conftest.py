@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.batching.bench import Bench
 
 from inserve.batching.options import BatchingOptions
-
-from tests.batching.bench import Bench
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.batching.bench import LIMIT_S, Bench, rows, value_of
 
 from inserve.batching.options import BatchingOptions
 from inserve.batching.statistics import CloseReason
@@ -23,7 +24,6 @@ from inserve.errors import (
 )
 from inserve.tensorflow_c.interface import Executor
 from inserve.testing import Gate
-from tests.batching.bench import LIMIT_S, Bench, rows, value_of
 
 MakeBench = Callable[..., Bench]
 
