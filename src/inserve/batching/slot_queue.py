@@ -90,9 +90,9 @@ class SlotQueue:
             FailedPreconditionError: The version was unloaded.
         """
         with self.scheduler.lock:
-            self.scheduler.check_running()
             if self._closed is not None:
                 raise FailedPreconditionError(self._closed)
+            self.scheduler.check_running()
             limit = max(1, self.options.execution_limit)
             most = max(1, self.options.max_enqueued_batches)
             if self._rows + sum(task.rows for task in tasks) > most * limit:

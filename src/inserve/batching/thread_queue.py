@@ -99,9 +99,9 @@ class ThreadQueue:
         options = self.options
         limit = options.execution_limit
         with self.scheduler.lock:
-            self.scheduler.check_running()
             if self._closed is not None:
                 raise FailedPreconditionError(self._closed)
+            self.scheduler.check_running()
             open_rows = self._batches[-1].rows
             parts = [task]
             try:
