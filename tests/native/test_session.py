@@ -15,6 +15,7 @@ from inserve.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
 )
+from inserve.tensorflow_c import run_slots
 from inserve.tensorflow_c.interface import Executor
 from inserve.tensorflow_c.load_saved_model import LoadedSavedModel, load_saved_model
 from inserve.tensorflow_c.runner import GraphRunner
@@ -71,15 +72,41 @@ def test_an_answer_stays_as_it_is_when_more_runs_follow(memory: LoadedSavedModel
     assert [set(array.tolist()) for array in first] == [{2.0}, {1.0}]
 
 
-def test_a_variable_that_took_over_the_memory_of_an_input_keeps_its_value(memory: LoadedSavedModel) -> None:
+@pytest.mark.parametrize("rows", [4, 1 << 16], ids=["small", "large"])
+def test_a_variable_that_took_over_the_memory_of_an_input_keeps_its_value(
+    memory: LoadedSavedModel, rows: int
+) -> None:
     assign = memory.session.runner([("x:0", FLOAT)], ["assigned:0"])
     read = memory.session.runner([], ["kept_value:0"])
     plus_one = memory.session.runner([("x:0", FLOAT)], ["plus_one:0"])
-    assign.run([floats(1, 2, 3, 4)])
-    plus_one.run([floats(5, 6, 7, 8)])
-    assert read.run([])[0].tolist() == [1, 2, 3, 4]
-    assign.run([floats(9, 9, 9, 9)])
-    assert read.run([])[0].tolist() == [9, 9, 9, 9]
+    assign.run([np.full(rows, 1, np.float32)])
+    plus_one.run([np.full(rows, 5, np.float32)])
+    assert set(read.run([])[0].tolist()) == {1}
+    assign.run([np.full(rows, 9, np.float32)])
+    assert set(read.run([])[0].tolist()) == {9}
+
+
+def test_a_large_input_of_any_strides_is_copied_right_into_kept_memory(half_plus_two: GraphRunner) -> None:
+    values = np.arange(1 << 17, dtype=np.float32)
+    for array in (values[::2], values[1::2], values[: 1 << 16][::-1]):
+        np.testing.assert_allclose(half_plus_two.run([array])[0], array / 2 + 2)
+
+
+def test_large_inputs_are_kept_up_to_a_limit_for_the_process(
+    load: Load, half_plus_two_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(half_plus_two_path)
+    monkeypatch.setattr(run_slots, "KEPT_BYTES", run_slots.kept_bytes() + (10 << 20))
+    large = np.zeros(1 << 20, np.float32)
+    runners = [model.session.runner(X, Y) for _ in range(4)]
+    for runner in runners:
+        runner.run([large])
+        runner.run([large])
+    kept = [runner.slots.idle[0].kept[0] is not run_slots.NOTHING_KEPT for runner in runners]
+    assert kept == [True, True, False, False]
+    runners[0].run([np.zeros(1, np.float32)])
+    runners[3].run([large])
+    assert runners[3].slots.idle[0].kept[0] is not run_slots.NOTHING_KEPT
 
 
 @pytest.mark.parametrize("fetch", ["constant:0", "variable:0", "filled:0"])

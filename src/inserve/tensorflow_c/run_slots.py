@@ -20,14 +20,21 @@ from inserve.errors import FailedPreconditionError
 from inserve.tensorflow_c.library import Library
 from inserve.tensorflow_c.process_end import hold_daemon
 from inserve.tensorflow_c.status import new_status
-from inserve.tensorflow_c.tensor import new_tensor
+from inserve.tensorflow_c.tensor import new_tensor, tensor_view
 from inserve.tensors.dtypes import DataType, ElementType
 from inserve.tensors.flat_tensor import is_flat
 
-__all__ = ["NOTHING_KEPT", "REUSED_INPUT_BYTES", "RunSlot", "RunSlots"]
+__all__ = ["KEPT_BYTES", "NOTHING_KEPT", "SMALL_INPUT_BYTES", "RunSlot", "RunSlots", "kept_bytes"]
 
-REUSED_INPUT_BYTES = 16 * 1024
+SMALL_INPUT_BYTES = 16 * 1024
 """Tensors of inputs up to so many bytes stay in their slot for a later run with the same shape."""
+
+KEPT_BYTES = 64 << 20
+"""Larger ones stay, too, as long as all slots of the process together keep no more than this: fresh memory
+costs more than the copy into it, because the system hands it out page by page."""
+
+_large_kept: dict[tuple[int, int], int] = {}
+"""Bytes by slot (its ``id``) and feed."""
 
 
 _Kept: TypeAlias = tuple[tuple[int, ...] | None, Any, int]
@@ -36,14 +43,20 @@ NOTHING_KEPT: _Kept = (None, None, 0)
 """Equal to no shape of an array."""
 
 
+def kept_bytes() -> int:
+    """Return what the slots of the process keep together of inputs above ``SMALL_INPUT_BYTES``."""
+    return sum(list(_large_kept.values()))
+
+
 class RunSlot:
     """The C objects of one run at a time. Used by the thread that took it out, freed with the object.
 
     ``inputs`` and ``outputs`` are ``TF_Tensor *[]``. Inputs own the tensors in them; outputs do so only
     between a run and the moment somebody takes them, afterwards they dangle. ``kept[i]`` is the shape of
-    the tensor that is kept for feed ``i``, its memory (``void *``) and size in bytes, or ``NOTHING_KEPT``.
-    Before writing there, ask ``TF_TensorMaybeMove`` whether nobody else holds it: a variable or an
-    earlier output may share the memory.
+    the tensor that is kept for feed ``i``, its memory and size in bytes, or ``NOTHING_KEPT``. The memory is
+    a ``void *`` up to ``SMALL_INPUT_BYTES``, above it an array, which NumPy fills without the lock of the
+    interpreter. Before writing there, ask ``TF_TensorMaybeMove`` whether nobody else holds it: a variable or
+    an earlier output may share the memory.
     """
 
     __slots__ = ("_elements", "_library", "_lost", "inputs", "kept", "outputs", "status")
@@ -70,12 +83,15 @@ class RunSlot:
         element = self._elements[index]
         tensor = new_tensor(self._library, element, array)
         self.inputs[index] = tensor
-        if (
-            0 < array.nbytes <= REUSED_INPUT_BYTES
-            and element.data_type != DataType.DT_STRING
-            and not is_flat(array)
-        ):
-            self.kept[index] = (array.shape, self._library.lib.TF_TensorData(tensor), array.nbytes)
+        num_bytes = array.nbytes
+        if num_bytes == 0 or element.data_type == DataType.DT_STRING or is_flat(array):
+            return
+        if num_bytes <= SMALL_INPUT_BYTES:
+            self.kept[index] = (array.shape, self._library.lib.TF_TensorData(tensor), num_bytes)
+        elif num_bytes + kept_bytes() <= KEPT_BYTES:
+            _large_kept[id(self), index] = num_bytes
+            view = tensor_view(self._library, tensor, element.numpy, array.shape)
+            self.kept[index] = (array.shape, view, num_bytes)
 
     def drop_passing_inputs(self) -> None:
         """Delete the inputs that are not kept for a later run."""
@@ -94,6 +110,7 @@ class RunSlot:
         tensor = self.inputs[index]
         if tensor:
             self.kept[index] = NOTHING_KEPT
+            _large_kept.pop((id(self), index), None)
             self.inputs[index] = self._library.ffi.NULL
             self._library.lib.TF_DeleteTensor(tensor)
 

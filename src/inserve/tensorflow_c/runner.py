@@ -13,7 +13,7 @@ from inserve.tensorflow_c import log
 from inserve.tensorflow_c.interface import Executor
 from inserve.tensorflow_c.library import Library
 from inserve.tensorflow_c.run_options import calling_thread_options, timeout_options
-from inserve.tensorflow_c.run_slots import NOTHING_KEPT, RunSlots
+from inserve.tensorflow_c.run_slots import NOTHING_KEPT, SMALL_INPUT_BYTES, RunSlots
 from inserve.tensorflow_c.status import raise_for_status
 from inserve.tensorflow_c.tensor import HANDED_OUT_BYTES, storage_dtype, take_array
 from inserve.tensors.dtypes import DataType, ElementType
@@ -25,6 +25,7 @@ _MOST_ARRAY_DIMENSIONS = 32
 
 
 _CALLING_THREAD = Executor.CALLING_THREAD
+_copyto = np.copyto
 _empty = np.empty
 _pending_interrupts = log.pending_interrupts
 
@@ -115,6 +116,9 @@ class GraphRunner:
                     self._refuse_dtype(index, array)
                 shape, memory, num_bytes = kept[index]
                 if array.shape == shape and self._maybe_move(inputs[index]):
+                    if num_bytes > SMALL_INPUT_BYTES:
+                        _copyto(memory, array)
+                        continue
                     try:
                         self._memmove(memory, array, num_bytes)
                         continue
