@@ -205,16 +205,16 @@ class WorkerGroup:
 
     def ask_all(self, operation: str, *arguments: Any, timeout_s: float | None = None) -> list[Any]:
         """Return what *operation* returns at each worker that serves; failures are logged and left out."""
-        serving = [worker for worker in self._workers if worker.state is WorkerState.SERVING]
         results: list[Any] = []
         threads = [
             threading.Thread(
                 target=self._ask_one,
-                args=(worker, operation, arguments, timeout_s, results),
+                args=(worker.index, peer, operation, arguments, timeout_s, results),
                 name=f"inserve-worker-{worker.index}-{operation}",
                 daemon=True,
             )
-            for worker in serving
+            for worker in self._workers
+            if (peer := worker.serving_peer) is not None
         ]
         for thread in threads:
             thread.start()
@@ -224,19 +224,17 @@ class WorkerGroup:
 
     @staticmethod
     def _ask_one(
-        worker: _Worker,
+        index: int,
+        peer: Peer,
         operation: str,
         arguments: tuple[Any, ...],
         timeout_s: float | None,
         results: list[Any],
     ) -> None:
-        peer = worker.peer
-        if peer is None:
-            return
         try:
             results.append(peer.ask(operation, *arguments, timeout_s=timeout_s))
         except InserveError as error:
-            _logger.warning("Worker %d, %s: %s", worker.index, operation, error)
+            _logger.warning("Worker %d, %s: %s", index, operation, error)
 
     # --- how they stand ---------------------------------------------------------------------------
 
@@ -306,6 +304,7 @@ class WorkerGroup:
         if self._stopping.is_set():
             self._drain(worker)
         status = process.wait()
+        worker.serving_peer = None
         served_s = None if served_since is None else self._clock.now() - served_since
         worker.state = WorkerState.STOPPED
         worker.peer = None
@@ -329,6 +328,7 @@ class WorkerGroup:
             with self._lock:
                 if start is self._start:
                     worker.state = WorkerState.SERVING
+                    worker.serving_peer = peer
                     break
                 start = self._start
                 assert start is not None
@@ -366,6 +366,8 @@ class _Worker:
         self.pid: int | None = None
         self.process: WorkerProcess | None = None
         self.peer: Peer | None = None
+        self.serving_peer: Peer | None = None
+        """The peer while the worker serves."""
         self.is_draining = False
         self.restarts = 0
         self.states: dict[ServableId, ServableState] = {}
