@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -187,7 +189,7 @@ def test_an_interpreter_is_replaced_before_its_errors_fill_the_memory(load: Load
 @pytest.mark.parametrize("rank", [7, 11, 20, 40])
 def test_more_dimensions_than_litert_holds_are_refused(load: LoadModel, rank: int) -> None:
     runner = load("any_rows").session.runner([("x", DataType.DT_FLOAT)], ["Identity"])
-    with pytest.raises(InvalidArgumentError, match="too many dimensions"):
+    with pytest.raises(InvalidArgumentError, match="expected at most 6 dimensions"):
         runner.run([np.ones((1,) * rank, np.float32)])
 
 
@@ -195,8 +197,40 @@ def test_shapes_that_no_array_has_are_refused(load: LoadModel) -> None:
     runner = load("any_rows").session.runner([("x", DataType.DT_FLOAT)], ["Identity"])
     with pytest.raises(InvalidArgumentError, match="takes no array of the shape"):
         runner.run([shaped(np.ones(1, np.float32), (1,) * 100)])
-    with pytest.raises(InvalidArgumentError, match="too large"):
+    with pytest.raises(InvalidArgumentError, match=r"has the shape \[2147483648,0\], expected at most 6"):
         runner.run([np.empty((1 << 31, 0), np.float32)])
+
+
+def test_a_shape_without_elements_takes_no_memory_for_its_other_dimensions(load: LoadModel) -> None:
+    runner = load("any_rows").session.runner([("x", DataType.DT_FLOAT)], ["Identity"])
+    with pytest.raises(InvalidArgumentError, match="bytes beside the dimensions of size 0"):
+        runner.run([np.empty(((1 << 31) - 1, 0), np.float32)])
+
+
+def test_a_model_that_keeps_state_keeps_its_shapes(load: LoadModel) -> None:
+    runner = load("counter").session.runner(
+        [("serving_default_x:0", DataType.DT_FLOAT)], ["StatefulPartitionedCall:0"]
+    )
+    with pytest.raises(InvalidArgumentError, match=r"has the shape \[3\], expected \[\]"):
+        runner.run([np.ones(3, np.float32)])
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["dense", "image", "quantised", "strings", "two_signatures", "types", "no_signatures", "counter"],
+)
+def test_no_shape_ends_the_process(tflite_models: Path, model: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("shapes_child.py")), str(tflite_models), model],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    answered, refused = map(int, done.stdout.split())
+    assert answered > 0
+    assert refused > 0
 
 
 def test_outputs_are_copies_that_outlive_the_next_run_and_the_model(load: LoadModel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,9 @@ from inserve.errors import (
     MissingExtraError,
     UnimplementedError,
 )
+from inserve.tensors.tensor_proto import MAX_FILLED_BYTES
 
-__all__ = ["RunPlan", "TfliteInterpreter"]
+__all__ = ["RunPlan", "TfliteInterpreter", "load_litert"]
 
 _MAX_RANK = 6
 """XNNPACK's tensors have so many dimensions; LiteRT writes past the end of them for more."""
@@ -42,8 +44,10 @@ class RunPlan(NamedTuple):
     feed_aliases: tuple[str, ...]
     """The names of the feeds in that signature."""
     fetch_aliases: tuple[str, ...]
-    feed_ranks: tuple[int, ...]
-    """The number of dimensions each feed has in the model."""
+    feed_shapes: tuple[tuple[int, ...], ...]
+    """What the model states for each feed; -1 for a dimension of any size."""
+    keeps_shapes: bool
+    """Whether inputs of other shapes must not reach LiteRT: memory is kept from run to run."""
 
 
 class TfliteInterpreter:
@@ -58,7 +62,7 @@ class TfliteInterpreter:
     """
 
     def __init__(self, content: bytes, custom_operations: Sequence[str] = ()) -> None:
-        make = _interpreter_class()
+        make = load_litert()
         self._reported = ""
         self._shapes: dict[int, tuple[int, ...]] = {}
         self._is_allocated = True
@@ -74,15 +78,11 @@ class TfliteInterpreter:
         The interpreter lock is not held while LiteRT computes.
 
         Raises:
-            InvalidArgumentError: A shape that no tensor can have.
+            InvalidArgumentError: A shape that LiteRT must not see.
             InternalError: What LiteRT said.
         """
-        for array, rank in zip(arrays, plan.feed_ranks, strict=True):
-            if (array.ndim > _MAX_RANK and array.ndim != rank) or max(array.shape, default=0) > _MAX_SIZE:
-                raise InvalidArgumentError(
-                    f"an input of shape [{','.join(map(str, array.shape))}] has too many dimensions or too "
-                    f"large ones, expected at most {_MAX_RANK} of at most {_MAX_SIZE}"
-                )
+        for array, stated in zip(arrays, plan.feed_shapes, strict=True):
+            _check_shape(array, stated, plan.keeps_shapes)
         run = self._run_subgraph if plan.subgraph else self._run_main
         return [_as_array(value) for value in run(plan, arrays)]
 
@@ -131,6 +131,31 @@ class TfliteInterpreter:
         return len(self._reported) > _MAX_REPORTED
 
 
+def _check_shape(array: NDArray[Any], stated: tuple[int, ...], must_be_kept: bool) -> None:
+    """Refuse what makes LiteRT write past the end of its memory, or take all there is.
+
+    Raises:
+        InvalidArgumentError: That is so.
+    """
+    shape = array.shape
+    if (len(shape) > _MAX_RANK and len(shape) != len(stated)) or max(shape, default=0) > _MAX_SIZE:
+        wanted = f"at most {_MAX_RANK} dimensions of at most {_MAX_SIZE}"
+    elif 0 in shape and prod(size for size in shape if size) * array.itemsize > MAX_FILLED_BYTES:
+        # Outputs may have the other dimensions.
+        wanted = f"at most {MAX_FILLED_BYTES} bytes beside the dimensions of size 0"
+    elif must_be_kept and not _fits(shape, stated):
+        wanted = f"[{','.join('?' if size < 0 else str(size) for size in stated)}]"
+    else:
+        return
+    raise InvalidArgumentError(f"an input has the shape [{','.join(map(str, shape))}], expected {wanted}")
+
+
+def _fits(shape: tuple[int, ...], stated: tuple[int, ...]) -> bool:
+    return len(shape) == len(stated) and all(
+        want in (-1, size) for size, want in zip(shape, stated, strict=True)
+    )
+
+
 def _as_array(value: Any) -> NDArray[Any]:
     if isinstance(value, np.ndarray):
         return value
@@ -139,7 +164,12 @@ def _as_array(value: Any) -> NDArray[Any]:
     return array
 
 
-def _interpreter_class() -> Any:
+def load_litert() -> Any:
+    """Return LiteRT's class ``Interpreter``; its library is opened by the first call.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     try:
         return importlib.import_module("ai_edge_litert.interpreter").Interpreter
     except ImportError as error:

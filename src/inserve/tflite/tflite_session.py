@@ -143,10 +143,12 @@ class TfliteRunner:
     def __init__(self, session: TfliteSession, feeds: Sequence[tuple[str, DataType]], plan: RunPlan) -> None:
         self._session = session
         self._plan = plan
-        self._feeds = tuple((name, element_type(data_type).numpy) for name, data_type in feeds)
+        self.feeds: Sequence[tuple[str, np.dtype[Any]]] = tuple(
+            (name, element_type(data_type).numpy) for name, data_type in feeds
+        )
 
     def __repr__(self) -> str:
-        return f"<TfliteRunner {', '.join(name for name, _ in self._feeds)} of {self._session!r}>"
+        return f"<TfliteRunner {', '.join(name for name, _ in self.feeds)} of {self._session!r}>"
 
     def run(
         self,
@@ -160,10 +162,10 @@ class TfliteRunner:
         interpreter; nothing ends LiteRT's computing.
         """
         del executor
-        if len(arrays) != len(self._feeds):
-            raise ValueError(f"expected {len(self._feeds)} arrays, got {len(arrays)}")
+        if len(arrays) != len(self.feeds):
+            raise ValueError(f"expected {len(self.feeds)} arrays, got {len(arrays)}")
         values = []
-        for array, (name, dtype) in zip(arrays, self._feeds, strict=True):
+        for array, (name, dtype) in zip(arrays, self.feeds, strict=True):
             if array.dtype is not dtype:
                 if array.dtype != dtype:
                     raise ValueError(f"feed {name}: expected an array of {dtype}, got {array.dtype}")
@@ -216,7 +218,8 @@ def _plan(file: TfliteFile, inputs: Sequence[Endpoint], outputs: Sequence[Endpoi
         key,
         feed_aliases,
         fetch_aliases,
-        tuple(len(endpoint.tensor.shape) for endpoint in inputs),
+        tuple(endpoint.tensor.shape for endpoint in inputs),
+        any(one.keeps_state for one in file.subgraphs),
     )
 
 
