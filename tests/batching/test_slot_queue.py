@@ -462,12 +462,12 @@ def test_a_model_that_gains_nothing_from_batches_is_left_alone(make_bench: MakeB
     outcomes = Outcomes()
     for _ in range(60):
         with bench.busy():
-            for value in (1, 2, 3):
+            for value in range(8):
                 bench.runner.submit([rows(value)], None, outcomes)
-        outcomes.wait(3)
+        outcomes.wait(8)
         bench.clock.advance(1.0)
         if bench.stats.not_batching is not None:
             break
     assert "bring less than 1.2 times" in bench.stats.not_batching
-    assert [limit for limit, _ in bench.stats.measured] == [1, 2]
+    assert [limit for limit, _ in bench.stats.measured] == [1, 2, 4]
     assert bench.runner.run([rows(4)])[0].tolist() == [[8.0]]

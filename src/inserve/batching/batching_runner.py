@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from inserve.batching.batch_formation import check_request_size, common_rows, part_sizes, request_rows
 from inserve.batching.batch_task import BatchTask, Done, Outcome, split_task
 from inserve.batching.merging import merge_key
+from inserve.batching.statistics import FEW_ROWS
 from inserve.errors import InserveError, InternalError
 from inserve.tensorflow_c.interface import Executor, Runner
 
@@ -69,11 +70,25 @@ class SlotRunner:
     *inner* runs the caller's order of feeds and fetches, the queue's own runner that of the queue.
     """
 
+    __slots__ = (
+        "_by_rows",
+        "_direct",
+        "_free",
+        "_inner",
+        "_inner_run",
+        "_order",
+        "_queue",
+        "_ready",
+        "_scheduler",
+    )
+
     def __init__(self, queue: SlotQueue, inner: Runner, order: PermutedOrder) -> None:
         self._queue = queue
         self._scheduler = queue.scheduler
         self._free = queue.scheduler.free
+        self._ready = queue.scheduler.ready
         self._direct = queue.counts.direct
+        self._by_rows = [direct.by_rows for direct in queue.counts.direct]
         self._inner = inner
         self._inner_run = inner.run
         self._order = order
@@ -98,7 +113,10 @@ class SlotRunner:
             UnavailableError: The queue is full, or the server is stopping.
         """
         shape = arrays[0].shape if arrays else ()
-        if not shape or shape[0] > self._queue.direct_rows:
+        if not shape:
+            return self._run_unlike_most(arrays, timeout_s, executor)
+        rows = shape[0]
+        if rows > self._queue.direct_rows:
             return self._run_unlike_most(arrays, timeout_s, executor)
         try:
             slot = self._free.pop()
@@ -107,17 +125,14 @@ class SlotRunner:
         try:
             return self._inner_run(arrays, timeout_s, executor)
         finally:
-            direct, rows = self._direct[slot], shape[0]
-            direct.runs += 1
-            direct.rows += rows
-            direct.by_size[(rows - 1).bit_length() if rows > 1 else 0] += 1
-            scheduler = self._scheduler
-            if scheduler.ready:
-                scheduler.give_back(slot)
+            # Whoever holds the slot is alone with its counts.
+            if rows < FEW_ROWS:
+                self._by_rows[slot][rows] += 1
             else:
-                self._free.append(slot)
-                if scheduler.ready:
-                    scheduler.lend_slots()
+                self._direct[slot].count_large(rows)
+            self._free.append(slot)
+            if self._ready:
+                self._scheduler.lend_slots()
 
     def submit(self, arrays: Sequence[NDArray[Any]], timeout_s: float | None, done: Done) -> Submitted:
         """Hand in a request that no thread waits for; *done* is called with its outcome.

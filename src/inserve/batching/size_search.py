@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from statistics import median
-
 from inserve.batching.statistics import size_class
 
 __all__ = ["SizeSearch"]
 
-_RUNS_PER_SIZE = 9
-"""So many runs of one size are looked at; the median counts."""
+_RUNS_PER_SIZE = 12
+"""So many runs of one size are looked at."""
+
+_QUIET_RUNS = 3
+"""The slowest of so many fastest runs counts: other work on the machine only ever slows runs down."""
+
+_PATIENCE = 2
+"""So many sizes in a row may bring nothing more before the search ends."""
 
 _MOST_RUNS_PER_SIZE = 128
 """After so many runs without enough of the size in question, requests do not come fast enough for it."""
@@ -50,18 +54,18 @@ class SizeSearch:
             self._rates.append(rows / seconds)
             self._rows.append(rows)
         if len(self._rates) >= _RUNS_PER_SIZE:
-            self._settle_size(median(self._rates))
+            self._settle_size(sorted(self._rates)[-_QUIET_RUNS])
         elif self._runs >= _MOST_RUNS_PER_SIZE:
             self._end()
 
     def _settle_size(self, rate: float) -> None:
         self.measured = (*self.measured, (self.limit, rate))
-        grows = len(self.measured) == 1 or rate >= _GROWTH * self.measured[-2][1]
-        if not grows or self.limit >= self._most_rows:
+        sizes_since_best = len(self.measured) - 1 - self.measured.index(self._best())
+        if sizes_since_best >= _PATIENCE or self.limit >= self._most_rows:
             self._end()
             return
         # A single request may have many rows: the next size holds about two of them.
-        largest = int(median(self._rows)) if len(self.measured) == 1 else self.limit
+        largest = sorted(self._rows)[len(self._rows) // 2] if len(self.measured) == 1 else self.limit
         self.limit = min(self._most_rows, 2 << size_class(largest))
         self._rates, self._rows, self._runs = [], [], 0
 
@@ -72,10 +76,13 @@ class SizeSearch:
             self.measured, self.limit = (), 1
             return
         self.is_done = True
+        self.limit, rate = self._best()
+        self.is_worthwhile = rate >= _WORTHWHILE * self.measured[0][1]
+
+    def _best(self) -> tuple[int, float]:
+        """Return the smallest size from which no larger one brings notably more."""
         best = self.measured[0]
         for figure in self.measured[1:]:
-            if figure[1] < _GROWTH * best[1]:
-                break
-            best = figure
-        self.limit = best[0]
-        self.is_worthwhile = best[1] >= _WORTHWHILE * self.measured[0][1]
+            if figure[1] >= _GROWTH * best[1]:
+                best = figure
+        return best

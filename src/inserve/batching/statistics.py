@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 __all__ = [
+    "FEW_ROWS",
     "BatchingStatistics",
     "CloseReason",
     "DirectRuns",
@@ -14,6 +15,9 @@ __all__ = [
     "QueueStatistics",
     "size_class",
 ]
+
+FEW_ROWS = 65
+"""Direct runs of fewer rows are counted one by one, others by the class of their size."""
 
 _NUM_SIZES = 64
 _NUM_WAITS = 48
@@ -39,13 +43,29 @@ def size_class(rows: int) -> int:
 class DirectRuns:
     """Requests that were run at once by their own threads in one slot; written by who holds the slot."""
 
-    __slots__ = ("by_size", "rows", "runs")
+    __slots__ = ("by_rows", "large_by_size", "large_rows")
 
     def __init__(self) -> None:
-        self.runs = 0
-        self.rows = 0
-        self.by_size = [0] * _NUM_SIZES
-        """By ``bit_length`` of ``rows - 1``."""
+        self.by_rows = [0] * FEW_ROWS
+        """Requests of fewer than ``FEW_ROWS``, by their rows."""
+        self.large_by_size = [0] * _NUM_SIZES
+        self.large_rows = 0
+
+    def count_large(self, rows: int) -> None:
+        """Count one request of at least ``FEW_ROWS``."""
+        self.large_by_size[size_class(rows)] += 1
+        self.large_rows += rows
+
+    def by_size(self) -> list[int]:
+        """Return the number of requests by the class of their rows."""
+        sizes = list(self.large_by_size)
+        for rows, count in enumerate(self.by_rows):
+            sizes[size_class(rows)] += count
+        return sizes
+
+    def rows(self) -> int:
+        """Return the rows of all requests."""
+        return self.large_rows + sum(rows * count for rows, count in enumerate(self.by_rows))
 
 
 @dataclass(frozen=True)
@@ -158,7 +178,7 @@ class QueueCounts:
 
     def direct_by_size(self) -> list[int]:
         """Return how many direct runs there were, by the class of their rows."""
-        return [sum(counts) for counts in zip(*(direct.by_size for direct in self.direct), strict=True)]
+        return [sum(counts) for counts in zip(*(direct.by_size() for direct in self.direct), strict=True)]
 
     def unreported_direct_runs(self) -> list[tuple[int, int]]:
         """Return rows, a power of two, and number of the direct runs that came since the last call."""
@@ -195,10 +215,10 @@ class QueueCounts:
         return QueueStatistics(
             inputs=inputs,
             outputs=outputs,
-            direct_runs=sum(slot.runs for slot in self.direct),
+            direct_runs=sum(direct),
             batches=self.batches,
             batched_requests=self.requests,
-            rows=self.rows + sum(slot.rows for slot in self.direct),
+            rows=self.rows + sum(slot.rows() for slot in self.direct),
             padding_rows=self.padding_rows,
             runs_by_size={1 << k: count for k, count in enumerate(sizes) if count},
             seconds_by_size={1 << k: seconds for k, seconds in sorted(self.seconds.items())},
