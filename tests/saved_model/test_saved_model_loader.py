@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +209,27 @@ def test_tune_measures_although_the_cache_knows(tmp_path: Path) -> None:
     one.load()
     assert one.servable().tuning.source == "cached"
     one.unload()
+
+
+def test_runs_of_a_warm_up_wait_for_no_company() -> None:
+    contexts: list[str] = []
+
+    class Batched:
+        def __init__(self, path: str, tags: Sequence[str] = ("serve",), config: bytes = b"") -> None:
+            self.model = load_saved_model(path, tags, config)
+            self.session = self.model.session
+            self.meta_graph_def = self.model.meta_graph_def
+
+        def close(self) -> None:
+            self.model.close()
+
+        @contextmanager
+        def unbatched(self) -> Iterator[None]:
+            contexts.append("entered")
+            yield
+            contexts.append("left")
+
+    one = SavedModelLoader(str(MODELS / "half_plus_two" / "1"), UNTUNED, Batched)
+    one.load()
+    one.unload()
+    assert contexts == ["entered", "left"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from inserve.errors import FailedPreconditionError, NotFoundError
@@ -168,9 +169,15 @@ class _Version:
 
     def warm_up(self, servable: SavedModelServable) -> list[MeasuredInput]:
         """Warm up; return what signatures that leave no trace may be run on again."""
-        options = self._options
-        if not options.enable_model_warmup:
+        if not self._options.enable_model_warmup:
             return []
+        # Where runs are batched, those of a warm-up would wait for company that does not come.
+        unbatched = getattr(servable.model, "unbatched", nullcontext)
+        with unbatched():
+            return self._warm_up(servable)
+
+    def _warm_up(self, servable: SavedModelServable) -> list[MeasuredInput]:
+        options = self._options
         meta_graph_def = servable.model.meta_graph_def
         records = warmup_file(self._path)
         if self._replay is not None and os.path.exists(records):

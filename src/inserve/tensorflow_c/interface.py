@@ -71,7 +71,12 @@ class Session(Protocol):
 
 
 class LoadedModel(Protocol):
-    """A SavedModel in memory."""
+    """A SavedModel in memory.
+
+    A model around another may have more: ``tunable_session``, the session whose runs are measured to
+    find out how they are fast, instead of ``session``, or None; and ``unbatched()``, a context manager in
+    which no run waits for others, for warm-up.
+    """
 
     @property
     def session(self) -> Session: ...
