@@ -97,6 +97,7 @@ async def unless_disconnected(answer: Future[Response], receive: Receive) -> Res
         return future.result() if future.done() else None
     finally:
         disconnect.cancel()
+        answer.cancel()
         future.cancel()
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import zlib
 
-__all__ = ["MAX_DECOMPRESSED_BYTES", "gunzip", "is_gzip"]
+__all__ = ["MAX_DECOMPRESSED_BYTES", "declared_bytes", "gunzip", "is_gzip"]
 
 MAX_DECOMPRESSED_BYTES = 100 << 20
 """The largest size a gzip body may declare."""
 
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
+_MAGIC = b"\x1f\x8b"
 _TRAILER_BYTES = 8
 
 
@@ -39,5 +40,6 @@ def gunzip(data: bytes) -> bytes:
 
 
 def declared_bytes(data: bytes) -> int:
-    """Return the size that the trailer of a gzip member states."""
-    return int.from_bytes(data[-4:], "little") if len(data) >= _TRAILER_BYTES else 0
+    """Return the size that the trailer of a gzip member states, 0 where *data* is none."""
+    is_member = data.startswith(_MAGIC) and len(data) >= _TRAILER_BYTES
+    return int.from_bytes(data[-4:], "little") if is_member else 0
