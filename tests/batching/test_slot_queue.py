@@ -285,6 +285,29 @@ def test_a_split_request_fails_with_the_error_of_a_part(make_bench: MakeBench) -
         bench.runner.run([rows(1, 2, -1)])
 
 
+def test_a_thread_that_must_stay_free_learns_whether_it_would_wait(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    assert not bench.runner.would_wait()
+    with bench.busy():
+        assert bench.runner.would_wait()
+    assert not bench.runner.would_wait()
+
+
+def test_a_callback_that_fails_harms_nobody_else(
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make_bench()
+
+    def fail(_: Any) -> None:
+        raise RuntimeError("my mistake")
+
+    with bench.busy():
+        bench.runner.submit([rows(1)], None, fail)
+        future = bench.queue(rows(2))
+    assert value_of(future) == [[4.0]]
+    assert "my mistake" in caplog.text
+
+
 def test_a_submitted_request_is_told_of_its_outcome(make_bench: MakeBench) -> None:
     bench = make_bench(function=refuse_negative)
     outcomes = Outcomes()

@@ -304,7 +304,9 @@ def test_closing_runs_what_waits_at_once(make_bench: MakeBench) -> None:
 
 def test_warm_up_waits_for_nobody(make_bench: MakeBench) -> None:
     bench = make_bench(strict())
+    assert bench.runner.would_wait()
     with bench.model.unbatched():
+        assert not bench.runner.would_wait()
         assert bench.runner.run([rows(1)])[0].tolist() == [[2.0]]
     future = bench.queue(rows(2))
     assert not future.done()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +15,8 @@ from inserve.batching.merging import MergeKey, join_parts, split_request
 from inserve.errors import InserveError
 
 __all__ = ["BatchTask", "Done", "Outcome", "TaskState", "split_task"]
+
+_LOGGER = logging.getLogger("inserve.batching")
 
 Outcome: TypeAlias = "list[NDArray[Any]] | BaseException"
 """The outputs of a request in the order of its queue's fetches, or what it failed with."""
@@ -79,7 +82,10 @@ class BatchTask:
         self.outcome = outcome
         self.state = TaskState.DONE
         if self.done is not None:
-            self.done(outcome)
+            try:
+                self.done(outcome)
+            except Exception:
+                _LOGGER.exception("the callback of a batched request failed")
         elif self.event is not None:
             self.event.set()
 

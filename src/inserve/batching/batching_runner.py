@@ -134,6 +134,11 @@ class SlotRunner:
             if self._ready:
                 self._scheduler.lend_slots()
 
+    def would_wait(self) -> bool:
+        """Return whether a request may have to wait for others: threads that must stay free ask before."""
+        queue = self._queue
+        return queue.passing is None and (not self._free or queue.expects_company)
+
     def submit(self, arrays: Sequence[NDArray[Any]], timeout_s: float | None, done: Done) -> Submitted:
         """Hand in a request that no thread waits for; *done* is called with its outcome.
 
@@ -233,6 +238,10 @@ class ThreadRunner:
         task = self._task(arrays, timeout_s, None)
         self._queue.add(task)
         return self._order.from_queue(self._queue.scheduler.await_turn(task))
+
+    def would_wait(self) -> bool:
+        """Return whether a request may have to wait for others: threads that must stay free ask before."""
+        return not self._queue.passing
 
     def submit(self, arrays: Sequence[NDArray[Any]], timeout_s: float | None, done: Done) -> Submitted:
         """Hand in a request that no thread waits for; *done* is called with its outcome.

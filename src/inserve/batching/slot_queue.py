@@ -72,6 +72,11 @@ class SlotQueue:
     def __repr__(self) -> str:
         return f"<SlotQueue {', '.join(self.feeds)} -> {', '.join(self.fetches)}: {self.num_queued} waiting>"
 
+    @property
+    def expects_company(self) -> bool:
+        """Whether the next request may be held back a moment for the callers of the last batch."""
+        return self._company > 0
+
     def set_options(self, options: BatchingOptions) -> None:
         """Form batches by *options* from now on."""
         with self.scheduler.lock:
