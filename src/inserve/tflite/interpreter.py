@@ -81,8 +81,6 @@ class TfliteInterpreter:
             InvalidArgumentError: A shape that LiteRT must not see.
             InternalError: What LiteRT said.
         """
-        for array, stated in zip(arrays, plan.feed_shapes, strict=True):
-            _check_shape(array, stated, plan.keeps_shapes)
         run = self._run_subgraph if plan.subgraph else self._run_main
         return [_as_array(value) for value in run(plan, arrays)]
 
@@ -90,8 +88,9 @@ class TfliteInterpreter:
         interpreter, shapes = self._interpreter, self._shapes
         what = "Failed to resize input tensor"
         try:
-            for index, array in zip(plan.feeds, arrays, strict=True):
+            for index, array, stated in zip(plan.feeds, arrays, plan.feed_shapes, strict=True):
                 if shapes.get(index) != array.shape:
+                    _check_shape(array, stated, plan.keeps_shapes)
                     shapes.pop(index, None)
                     self._is_allocated = False
                     interpreter.resize_tensor_input(index, array.shape)
@@ -111,6 +110,8 @@ class TfliteInterpreter:
             raise InternalError(f"{what}: {self._news_in(str(error))}") from None
 
     def _run_subgraph(self, plan: RunPlan, arrays: Sequence[NDArray[Any]]) -> list[Any]:
+        for array, stated in zip(arrays, plan.feed_shapes, strict=True):
+            _check_shape(array, stated, plan.keeps_shapes)
         try:
             # It holds what the interpreter must be alone in holding, so it is made for each run.
             signature = self._interpreter.get_signature_runner(plan.signature_key)
