@@ -5,6 +5,7 @@ from __future__ import annotations
 from inserve.frontends.grpc_api.credentials import server_credentials
 from inserve.frontends.grpc_api.grpc_server import GrpcServer
 from inserve.frontends.grpc_api.health_service import HealthWatchHandler, health_service_methods
+from inserve.frontends.grpc_api.reflection_service import ReflectionHandler
 from inserve.frontends.grpc_api.transport import TransportOptions
 from inserve.server.options import ServerOptions
 from inserve.server.services import Services
@@ -30,10 +31,12 @@ def make_grpc_server(
     if not options.grpc:
         return None
     methods = dict(services.grpc_methods(options.allow_remote_reload))
-    generic_handlers = []
+    generic_handlers: list[HealthWatchHandler | ReflectionHandler] = []
     if options.enable_grpc_healthcheck_service:
         methods.update(health_service_methods(services.health))
         generic_handlers.append(HealthWatchHandler(services.health, options.max_workers // 4))
+    if options.enable_reflection:
+        generic_handlers.append(ReflectionHandler.of_methods(methods, options.max_workers // 4))
     return GrpcServer(
         methods,
         options.grpc,

@@ -2,48 +2,142 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+import contextlib
+import threading
 
+from inserve.batching.batch_scheduler import BatchScheduler
+from inserve.batching.batching_session import batch_models
+from inserve.batching.explain import explain_batching
+from inserve.batching.options import BatchingOptions, check_queue_options
+from inserve.errors import FailedPreconditionError, NotFoundError
 from inserve.handlers.prediction_log import prediction_log_replay
 from inserve.metrics.serving_metrics import ServingMetrics
 from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions
 from inserve.server.counted_loader import CountedLoader
 from inserve.server.options import ServerOptions
+from inserve.tensorflow_c.custom_ops import with_custom_ops
 from inserve.tensorflow_c.interface import LoadSavedModel
 from inserve.tensorflow_c.load_saved_model import load_saved_model
+from inserve.tflite.load_tflite import prefer_tflite
 
-__all__ = ["LoaderOfPath", "loader_of_path", "model_opener"]
+__all__ = ["ModelLoading"]
 
-LoaderOfPath: TypeAlias = Callable[[str], SavedModelLoader]
-"""Makes the loader of the version in a folder."""
+_MAX_NOTED_PATHS = 4096
+"""From so many on, folders whose versions are not loaded any more are forgotten."""
 
 
-def model_opener(options: ServerOptions) -> LoadSavedModel:
-    """Return what opens a version: ``load_saved_model`` within the wrappers that *options* ask for.
+class ModelLoading:
+    """Makes the loaders of one server, and has what its models share; any thread may call.
 
     The order, from the inside: custom operations must be there when a graph is read, TFLite replaces
     the graph, batching stands before whatever runs.
+
+    Raises:
+        InvalidArgumentError: The options of batching would leave it no thread.
     """
-    del options
-    load: LoadSavedModel = load_saved_model
-    return load
 
+    def __init__(self, options: ServerOptions, metrics: ServingMetrics) -> None:
+        self._metrics = metrics
+        self._model_options = SavedModelOptions(
+            options.tags,
+            options.session_config,
+            options.check_shapes,
+            options.enable_model_warmup,
+            options.num_request_iterations_for_warmup,
+            options.generate_warmup,
+            options.tune,
+            options.tuning_budget,
+            options.cache_dir,
+        )
+        self._replay = prediction_log_replay(options.enable_signature_method_name_check, metrics.warmup_run)
+        self._batching = options.batching_options()
+        self._lock = threading.Lock()
+        self._names: dict[str, str] = {}
+        self._batching_by_name: dict[str, BatchingOptions] = {}
+        self._scheduler: BatchScheduler | None = None
+        self._load = self._opener(options)
 
-def loader_of_path(options: ServerOptions, metrics: ServingMetrics) -> LoaderOfPath:
-    """Return what makes the loaders of a server with *options*, which count in *metrics*."""
-    model_options = SavedModelOptions(
-        options.tags,
-        options.session_config,
-        options.check_shapes,
-        options.enable_model_warmup,
-        options.num_request_iterations_for_warmup,
-        options.generate_warmup,
-    )
-    replay = prediction_log_replay(options.enable_signature_method_name_check, metrics.warmup_run)
-    load = model_opener(options)
+    def _opener(self, options: ServerOptions) -> LoadSavedModel:
+        load = with_custom_ops(load_saved_model, options.custom_ops)
+        if options.prefer_tflite_model:
+            load = prefer_tflite(load, options.num_tflite_pools, options.num_tflite_interpreters_per_pool)
+        if self._batching is not None:
+            self._scheduler = BatchScheduler(self._batching, observer=self._metrics)
+            self._metrics.registry.before_reading(self._scheduler.report_direct_runs)
+            load = batch_models(
+                load, self._scheduler, self._options_of_path, options.enable_per_model_batching_parameters
+            )
+        return load
 
-    def make(path: str) -> SavedModelLoader:
-        return CountedLoader(path, model_options, load, replay, metrics)
+    def loader(self, name: str, path: str) -> SavedModelLoader:
+        """Return the loader of the version of model *name* in the folder *path*."""
+        if self._scheduler is not None:
+            self._note_name(self._scheduler, name, path)
+        return CountedLoader(path, self._model_options, self._load, self._replay, self._metrics)
 
-    return make
+    def _note_name(self, scheduler: BatchScheduler, name: str, path: str) -> None:
+        with self._lock:
+            if len(self._names) >= _MAX_NOTED_PATHS:
+                loaded = set(scheduler.paths())
+                self._names = {known: of for known, of in self._names.items() if known in loaded}
+            self._names[path] = name
+
+    def stop(self, timeout_s: float) -> None:
+        """Refuse what waits for a batch, and end the threads that run them."""
+        if self._scheduler is not None:
+            self._scheduler.stop(timeout_s)
+
+    # --- batching ---------------------------------------------------------------------------------
+
+    def set_batching(self, name: str, options: BatchingOptions) -> None:
+        """Form the batches of model *name* by *options* from now on, those of later versions too.
+
+        Raises:
+            FailedPreconditionError: This server does not batch.
+            InvalidArgumentError: A value is out of its range.
+            ValueError: *options* want the other of the two modes.
+        """
+        scheduler, batching = self._batched()
+        check_queue_options(options)
+        if options.strict is not batching.strict:
+            raise ValueError("strict is chosen for the whole server and cannot change")
+        with self._lock:
+            self._batching_by_name[name] = options
+        for path in self._paths(scheduler, name):
+            scheduler.set_options(path, options)
+
+    def explain_batching(self, name: str) -> str:
+        """Return in words and numbers what batching does for model *name*.
+
+        Raises:
+            FailedPreconditionError: This server does not batch.
+            NotFoundError: No version of it is loaded with batching.
+        """
+        scheduler, _ = self._batched()
+        options = self._options_of_name(name)
+        texts = []
+        for path in self._paths(scheduler, name):
+            with contextlib.suppress(NotFoundError):  # unloaded a moment ago
+                texts.append(explain_batching(scheduler.statistics(path), options))
+        if not texts:
+            raise NotFoundError(f"no version of model {name} is loaded with batching")
+        return "\n\n".join(texts)
+
+    def _batched(self) -> tuple[BatchScheduler, BatchingOptions]:
+        if self._scheduler is None or self._batching is None:
+            raise FailedPreconditionError("this server does not batch; it was made without batching=")
+        return self._scheduler, self._batching
+
+    def _paths(self, scheduler: BatchScheduler, name: str) -> list[str]:
+        with self._lock:
+            return [path for path in scheduler.paths() if self._names.get(path) == name]
+
+    def _options_of_path(self, path: str) -> BatchingOptions:
+        with self._lock:
+            name = self._names.get(path, "")
+        return self._options_of_name(name)
+
+    def _options_of_name(self, name: str) -> BatchingOptions:
+        _, batching = self._batched()
+        with self._lock:
+            return self._batching_by_name.get(name, batching)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from inserve.frontends.grpc_api.add_to import add_methods_to
 from inserve.frontends.grpc_api.grpc_server import TransportName
@@ -35,7 +35,7 @@ from inserve.server.config_files import model_configs, read_model_configs
 from inserve.server.grpc_listener import grpc_transport_options, make_grpc_server
 from inserve.server.inprocess_calls import InprocessCalls
 from inserve.server.model_config import ModelConfig
-from inserve.server.model_loading import loader_of_path
+from inserve.server.model_loading import ModelLoading
 from inserve.server.models import Models
 from inserve.server.options import InitialWait, ServerOptions, addresses, initial_load_threads
 from inserve.server.rest_listener import RestListener
@@ -99,7 +99,7 @@ class Server(InprocessCalls):
         tags: Sequence[str] = ("serve",),
         session_config: bytes = b"",
         custom_ops: Sequence[str] = (),
-        batching: BatchingOptions | None = None,
+        batching: BatchingOptions | Literal["auto"] | None = None,
         enable_per_model_batching_parameters: bool = False,
         prefer_tflite_model: bool = False,
         num_tflite_pools: int | None = None,
@@ -107,6 +107,9 @@ class Server(InprocessCalls):
         enable_model_warmup: bool = True,
         num_request_iterations_for_warmup: int = 1,
         generate_warmup: bool = True,
+        tune: bool = True,
+        tuning_budget: float = 1.0,
+        cache_dir: str | None = None,
         poll_interval: float | None = 1.0,
         check_complete: bool = True,
         config_poll_interval: float | None = None,
@@ -186,10 +189,14 @@ class Server(InprocessCalls):
         states: KnownStates = self._monitor
         if self._workers is not None:
             states = MergedStates(self._monitor, self._workers.states)
-        self._services = Services(options, self._finder, self.models, states, self._reload, parent)
+        self._services = Services(
+            options, self._finder, self.models, states, self._reload, self._model_state, parent
+        )
+        health = self._services.health
+        bus.subscribe(lambda _: health.changed())
         self.metrics = self._services.metrics
         """What this process has counted and measured."""
-        self._make_loader = loader_of_path(options, self.metrics)
+        self._loading = ModelLoading(options, self.metrics)
         self.request_tap = self._services.request_tap
         """Where answered requests can be listened to."""
         self._predict = self._services.predict
@@ -287,6 +294,7 @@ class Server(InprocessCalls):
             self._inprocess.stop(max(0.0, deadline - time.monotonic()))
             self._source.stop(_STOP_LIMIT_S)
             self._manager.stop(_STOP_LIMIT_S)
+            self._loading.stop(_STOP_LIMIT_S)
             self._monitor.close()
             if draining is not None:
                 draining.join()
@@ -322,6 +330,25 @@ class Server(InprocessCalls):
     def aio_channel(self) -> grpc_package.aio.Channel:
         """Return the asyncio twin of ``channel``, to be used on one event loop."""
         return InprocessAioChannel(self._inprocess)
+
+    def set_batching(self, model: str, options: BatchingOptions) -> None:
+        """Form the batches of *model* by *options* from now on, those of later versions too.
+
+        Raises:
+            FailedPreconditionError: This server was made without *batching*.
+            InvalidArgumentError: A value is out of its range.
+            ValueError: *options* differ in ``strict`` from those of the server.
+        """
+        self._loading.set_batching(model, options)
+
+    def explain_batching(self, model: str) -> str:
+        """Return in words and numbers how full the batches of *model* are, and what to change.
+
+        Raises:
+            FailedPreconditionError: This server was made without *batching*.
+            NotFoundError: No version of *model* is loaded with batching.
+        """
+        return self._loading.explain_batching(model)
 
     def add_to(self, server: grpc_package.Server | grpc_package.aio.Server) -> None:
         """Put this server's gRPC services on *server*, before that one is started.
@@ -384,6 +411,11 @@ class Server(InprocessCalls):
 
         return ConfigFilePoller(path, interval_s, apply, file_fingerprint(path))
 
+    def _model_state(self, name: str) -> bool | None:
+        if name not in self.models:
+            return None
+        return bool(self._manager.available_versions(name))
+
     def _metrics_page(self) -> bytes:
         """Return the page that Prometheus reads, of all processes together."""
         if self._parent is not None:
@@ -401,7 +433,9 @@ class Server(InprocessCalls):
             name,
             [
                 ServableData(
-                    data.id, None if data.payload is None else self._make_loader(data.payload), data.error
+                    data.id,
+                    None if data.payload is None else self._loading.loader(name, data.payload),
+                    data.error,
                 )
                 for data in versions
             ],

@@ -68,8 +68,8 @@ class ServerOptions:
     """Answer ``tensorflow.serving.SessionService``: runs of tensors by their names in the graph."""
     custom_ops: tuple[str, ...] = ()
     """Libraries of custom operations: paths, or packages that contain them."""
-    batching: BatchingOptions | None = None
-    """Merge concurrent requests into batches; None: do not."""
+    batching: BatchingOptions | Literal["auto"] | None = None
+    """Merge concurrent requests into batches; ``auto``: of the size that measurably pays; None: do not."""
     enable_per_model_batching_parameters: bool = False
     """Take the parameters of *batching* from the ``batching_params.pbtxt`` of each version that has one."""
     prefer_tflite_model: bool = False
@@ -98,6 +98,13 @@ class ServerOptions:
     """How often each recorded request is replayed."""
     generate_warmup: bool = True
     """Warm up versions without recorded requests too, with inputs made from their signatures."""
+    tune: bool = True
+    """Measure, when a version is loaded, where its graphs run fastest and with how many threads."""
+    tuning_budget: float = 1.0
+    """What the measuring of a version may take; as much again for a second load of it."""
+    cache_dir: str | None = None
+    """The folder where measurements are kept for the next start; None: ``INSERVE_CACHE_DIR`` or a folder in
+    the user's cache; empty: they are not kept."""
     poll_interval: float | None = 1.0
     """How often model folders are looked at; 0 once, None only on ``models.refresh()``."""
     check_complete: bool = True
@@ -153,6 +160,10 @@ class ServerOptions:
             raise ValueError(f"config_poll_interval is {self.config_poll_interval}, expected above 0 or None")
         if self.rest_timeout is not None and not self.rest_timeout > 0:
             raise ValueError(f"rest_timeout is {self.rest_timeout}, expected above 0 or None")
+        if not self.tuning_budget >= 0:
+            raise ValueError(f"tuning_budget is {self.tuning_budget}, expected at least 0")
+        if isinstance(self.batching, str) and self.batching != "auto":
+            raise ValueError(f"batching is {self.batching!r}, expected BatchingOptions, 'auto' or None")
         if self.num_tflite_pools is not None and self.num_tflite_pools < 1:
             raise ValueError(f"num_tflite_pools is {self.num_tflite_pools}, expected at least 1 or None")
         if self.prometheus_path is not None and not self.prometheus_path.startswith("/"):
@@ -168,6 +179,14 @@ class ServerOptions:
     def names(cls) -> frozenset[str]:
         """Return the names of all options."""
         return frozenset(option.name for option in fields(cls))
+
+    def batching_options(self) -> BatchingOptions | None:
+        """Return how requests are batched, None where they are not."""
+        if self.batching == "auto":
+            from inserve.batching.options import BatchingOptions
+
+            return BatchingOptions.auto()
+        return self.batching
 
     def budget(self) -> Mapping[str, int] | None:
         """Return the memory budget by device, or None for the machine's."""

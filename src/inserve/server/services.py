@@ -7,6 +7,8 @@ from collections.abc import Callable
 from inserve.frontends.grpc_api.method import MethodTable
 from inserve.frontends.grpc_api.model_service import model_service_methods
 from inserve.frontends.grpc_api.prediction_service import prediction_service_methods
+from inserve.frontends.grpc_api.profiler_service import TensorFlowProfiler, profiler_service_methods
+from inserve.frontends.grpc_api.session_service import session_service_methods
 from inserve.handlers.classify import ClassifyHandler
 from inserve.handlers.health import HealthHandler
 from inserve.handlers.model_metadata import ModelMetadataHandler
@@ -17,6 +19,7 @@ from inserve.handlers.predict import PredictHandler
 from inserve.handlers.regress import RegressHandler
 from inserve.handlers.reload_config import ReloadConfigHandler
 from inserve.handlers.request_tap import RequestTap
+from inserve.handlers.session_run import SessionRunHandler
 from inserve.metrics.registry import Registry
 from inserve.metrics.serving_metrics import ServingMetrics
 from inserve.protos import messages
@@ -31,7 +34,8 @@ class Services:
     """One handler for each RPC, over the servables that *finder* finds; built once, called by many threads.
 
     *reload* applies a ModelServerConfig, within so many seconds. *states* are those that status calls
-    show. What concerns all processes of a server is left to *parent*, if there is one.
+    show. *model_state* tells whether a model is available, None where there is no such model. What
+    concerns all processes of a server is left to *parent*, if there is one.
     """
 
     def __init__(
@@ -41,9 +45,12 @@ class Services:
         models: Models,
         states: KnownStates,
         reload: Callable[[messages.ModelServerConfig, float | None], None],
+        model_state: Callable[[str], bool | None],
         parent: ParentLink | None = None,
     ) -> None:
         check_method = options.enable_signature_method_name_check
+        self._options = options
+        self._profiler = TensorFlowProfiler()
         self.models = models
         self.metrics = ServingMetrics(Registry())
         self.request_tap = RequestTap()
@@ -60,14 +67,15 @@ class Services:
         self.reload_config = ReloadConfigHandler(
             reload if parent is None else parent.reload, counter=self.metrics.value
         )
-        self.health = HealthHandler()
+        self.session_run = SessionRunHandler(finder, options.serialize_as_tensor_content)
+        self.health = HealthHandler(model_state)
 
     def grpc_methods(self, allow_reload: bool) -> MethodTable:
         """Return the gRPC methods by path, bytes to bytes.
 
         Without *allow_reload* ``HandleReloadConfigRequest`` is refused.
         """
-        return {
+        methods = {
             **prediction_service_methods(
                 self.predict,
                 self.classify,
@@ -78,3 +86,8 @@ class Services:
             ),
             **model_service_methods(self.model_status, self.reload_config, allow_reload=allow_reload),
         }
+        if self._options.enable_session_service:
+            methods.update(session_service_methods(self.session_run))
+        if self._options.enable_profiler:
+            methods.update(profiler_service_methods(self._profiler))
+        return methods
