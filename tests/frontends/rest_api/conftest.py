@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, cast
@@ -29,12 +30,14 @@ class HeldPool:
     def __init__(self) -> None:
         self.held: list[tuple[Future[Any], Callable[[], Any]]] = []
         self.is_full = False
+        self.was_given = threading.Event()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
         if self.is_full:
             raise ResourceExhaustedError("too many calls")
         future: Future[Any] = Future()
         self.held.append((future, lambda: fn(*args)))
+        self.was_given.set()
         return future
 
     def run_all(self) -> int:

@@ -184,11 +184,11 @@ class HttpConnection(asyncio.Protocol):
         """Answer the requests in *data*, which starts with one, and keep what is left of it."""
         front = self._front
         while data:
+            if data.startswith(b"\r\n"):  # an empty line before a request means nothing
+                data = data[2:]
+                continue
             end = data.find(b"\r\n\r\n")
-            if end <= 0:
-                if data.startswith(b"\r\n"):
-                    data = data[2:]
-                    continue
+            if end < 0:
                 if len(data) > front.limits.max_head_bytes:
                     self._fail(_head_too_long())
                 else:
