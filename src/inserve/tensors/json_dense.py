@@ -10,6 +10,7 @@ general way.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import threading
@@ -31,11 +32,20 @@ MIN_BYTES = 1024
 """Length of the text of a list from which on this way is the faster one."""
 
 _MAX_STRINGS = 512
-_MAX_KEPT_PARSER_BYTES = 16 * 2**20
+_MAX_KEPT_PARSER_BYTES = 4 * 2**20
+"""Length of the longest text whose parser, which takes many times that, is kept for the next one."""
 _MAX_SIMDJSON_LENGTH = 0xFFFFFF
 """simdjson says no greater length of a list."""
 _TAIL = 64
+_MAX_REMEMBERED_BYTES = 2**18
+"""Length of the longest body whose structure is remembered: clients repeat themselves."""
 
+_BLANKS = b" \t\r\n"
+_one_list_start = re.compile(
+    rb"[ \t\r\n]*\{[ \t\r\n]*"
+    rb'(?:"signature_name"[ \t\r\n]*:[ \t\r\n]*"([^"\\\x00-\x1f]*)"[ \t\r\n]*,[ \t\r\n]*)?'
+    rb'"(instances|inputs)"[ \t\r\n]*:[ \t\r\n]*(?=\[)'
+).match
 _member_list_start = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*(?=\[)").match
 _ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
 _MARK = "\x01"
@@ -75,6 +85,11 @@ def load_with_dense_lists(body: bytes) -> Any | None:
     this knows. The lists are found in the document itself, in the objects in it, and in the objects of
     the lists in it; elsewhere a string stands for a list.
     """
+    match = _one_list_start(body)
+    if match is not None:
+        start, stop = match.end(), body.rfind(b"]") + 1
+        if body[stop:].strip(_BLANKS) == b"}" and body.find(b'"', start, stop) < 0:
+            return _only_list(body, match, stop) if stop - start >= MIN_BYTES else None
     found = _dense_members(body)
     if found is None:
         return None
@@ -94,6 +109,18 @@ def load_with_dense_lists(body: bytes) -> Any | None:
                 if isinstance(item, dict):
                     _put_back(item, lists)
     return document
+
+
+def _only_list(body: bytes, match: re.Match[bytes], stop: int) -> dict[str, Any] | None:
+    """Return the document whose one list follows the *match*, the usual form of a body."""
+    start = match.end()
+    dense = _read_list(memoryview(body)[start:stop])
+    if dense is None or not _are_rectangular(body, [body[:start], body[stop:]], [dense]):
+        return None
+    signature_name, key = match.groups()
+    if signature_name is None:
+        return {key.decode(): dense}
+    return {"signature_name": signature_name.decode("utf-8", "surrogateescape"), key.decode(): dense}
 
 
 def _put_back(json_object: dict[str, Any], lists: list[DenseList]) -> None:
@@ -132,15 +159,8 @@ def _dense_members(body: bytes) -> tuple[bytes, list[DenseList]] | None:
     around.append(body[copied:])
     if not lists or not _are_rectangular(body, around, lists):
         return None
-    marks = [b'"\\u0001%d"' % index for index in range(len(lists))]
-    return b"".join(_interleave(around, marks)), lists
-
-
-def _interleave(around: list[bytes], between: list[bytes]) -> list[bytes]:
-    pieces = [b""] * (len(around) + len(between))
-    pieces[::2] = around
-    pieces[1::2] = between
-    return pieces
+    pieces = [b'%b"\\u0001%d"' % (text, index) for index, text in enumerate(around[:-1])]
+    return b"".join(pieces) + around[-1], lists
 
 
 def _list_end(body: bytes, start: int, end: int) -> int:
@@ -154,8 +174,10 @@ def _read_list(text: memoryview) -> DenseList | None:
     if len(text) > _MAX_KEPT_PARSER_BYTES:
         parser = simdjson.Parser()
     else:
-        parser = getattr(_thread, "parser", None) or simdjson.Parser()
-        _thread.parser = parser
+        try:
+            parser = _thread.parser
+        except AttributeError:
+            parser = _thread.parser = simdjson.Parser()
     try:
         # No reference to a part of the document may outlive this call: the parser would refuse the next.
         outermost = parser.parse(text)
@@ -194,17 +216,28 @@ def _numbers(outermost: simdjson.Array, try_integers: bool) -> NDArray[Any]:
 
 def _are_rectangular(body: bytes, around: list[bytes], lists: list[DenseList]) -> bool:
     """Return whether each list has its shape throughout; *around* is the rest of the body."""
-    if sum(_structure_length(dense.shape) for dense in lists) > len(body):
+    shapes = tuple([dense.shape for dense in lists])
+    if sum(map(_structure_length, shapes)) > len(body):
         return False
-    rest = [text.translate(None, _ALL_BUT_STRUCTURE) for text in around]
-    expected = b"".join(_interleave(rest, [_structure(dense.shape) for dense in lists]))
-    return body.translate(None, _ALL_BUT_STRUCTURE) == expected
+    expect = _expected_once if len(body) <= _MAX_REMEMBERED_BYTES else _expected
+    return body.translate(None, _ALL_BUT_STRUCTURE) == expect(tuple(around), shapes)
+
+
+def _expected(around: tuple[bytes, ...], shapes: tuple[tuple[int, ...], ...]) -> bytes:
+    """Return the brackets and commas of lists of *shapes* and of the text around them."""
+    expected = [around[0].translate(None, _ALL_BUT_STRUCTURE)]
+    for shape, text in zip(shapes, around[1:], strict=True):
+        expected += _structure(shape), text.translate(None, _ALL_BUT_STRUCTURE)
+    return b"".join(expected)
+
+
+_expected_once = functools.lru_cache(maxsize=32)(_expected)
 
 
 def _structure_length(shape: tuple[int, ...]) -> int:
     length = 0
     for size in reversed(shape):
-        length = 2 + (size * (length + 1) - 1 if size else 0)
+        length = size * (length + 1) + 1 if size else 2
     return length
 
 

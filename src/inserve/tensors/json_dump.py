@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from inserve.tensors.json_document import TOO_DEEP, members
@@ -18,6 +19,7 @@ __all__ = ["dump", "quoted", "type_name"]
 
 _MAX_BYTES = 256
 _INDENT = "    "
+_NOTHING = object()
 
 _ESCAPED = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _substitute = re.compile(r'["\\\x00-\x1f]').sub
@@ -43,54 +45,52 @@ def type_name(value: Any) -> str:
 
 def dump(value: Any) -> str:
     """Return the text of *value* for an error message; bytes that are not UTF-8 are surrogates."""
-    dumper = _Dumper()
-    dumper.write(value, 0, "")
-    return "".join(dumper.pieces)
+    pieces = []
+    size = 0
+    for token in _tokens(value):
+        pieces.append(token)
+        size += len(token) if token.isascii() else len(token.encode("utf-8", "surrogateescape"))
+        if size >= _MAX_BYTES:
+            break
+    return "".join(pieces)
 
 
-class _Dumper:
-    def __init__(self) -> None:
-        self.pieces: list[str] = []
-        self._bytes = 0
-
-    def write(self, value: Any, depth: int, before: str) -> bool:
-        """Add *value* behind the text *before*; return False where the text stops."""
+def _tokens(value: Any) -> Iterator[str]:
+    """Yield the tokens of *value*, each with what is printed before it."""
+    containers: list[tuple[Iterator[Any], bool]] = []  # that are open: what is left, and whether an object
+    before = ""
+    while True:
+        first = True
         if isinstance(value, dict):
-            return self._write_object(value, depth, before)
-        if isinstance(value, list):
-            return self._write_list(value, depth, before)
-        if value is TOO_DEEP:
-            self._add(before + "[")
-            return False
-        if isinstance(value, float) and not math.isfinite(value):
-            self._add(before)
-            return False
-        return self._add(before + _scalar(value))
-
-    def _write_object(self, value: dict[str, Any], depth: int, before: str) -> bool:
-        if not self._add(before + "{"):
-            return False
-        separator = "\n" + _INDENT * (depth + 1)
-        for name, member in members(value):
-            if not self._add(separator + quoted(name)) or not self.write(member, depth + 1, ": "):
-                return False
-            separator = ",\n" + _INDENT * (depth + 1)
-        return self._add("\n" + _INDENT * depth + "}" if value else "}")
-
-    def _write_list(self, value: list[Any], depth: int, before: str) -> bool:
-        if not self._add(before + "["):
-            return False
-        separator = ""
-        for item in value:
-            if not self.write(item, depth + 1, separator):
-                return False
-            separator = ", "
-        return self._add("]")
-
-    def _add(self, text: str) -> bool:
-        self.pieces.append(text)
-        self._bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
-        return self._bytes < _MAX_BYTES
+            yield before + "{"
+            containers.append((iter(members(value)), True))
+        elif isinstance(value, list):
+            yield before + "["
+            containers.append((iter(value), False))
+        elif value is TOO_DEEP or (isinstance(value, float) and not math.isfinite(value)):
+            yield before
+            return
+        else:
+            yield before + _scalar(value)
+            first = False
+        while containers:
+            left, is_object = containers[-1]
+            indent = "\n" + _INDENT * len(containers)
+            item: Any = next(left, _NOTHING)
+            if item is not _NOTHING:
+                break
+            containers.pop()
+            yield ("}" if first else indent[: -len(_INDENT)] + "}") if is_object else "]"
+            first = False
+        else:
+            return
+        if is_object:
+            name, value = item
+            yield ("" if first else ",") + indent + quoted(name)
+            before = ": "
+        else:
+            value = item
+            before = "" if first else ", "
 
 
 def _scalar(value: Any) -> str:
