@@ -91,7 +91,7 @@ def outcomes_of(bench: Bench, sent: list[Request], passed_s: float) -> list[Any]
 
         return done
 
-    with bench.busy(), bench.busy() if bench.scheduler.num_threads == 2 else bench.idle():
+    with bench.busy(), bench.busy() if bench.model.session.num_slots == 2 else bench.idle():
         for index, request in enumerate(sent):
             bench.runner.submit([request.values], request.timeout_s, note(index))
         bench.clock.advance(passed_s)

@@ -13,6 +13,7 @@ from inserve.batching.batch_scheduler import BatchScheduler
 from inserve.batching.batching_session import BatchedModel, batch_models, read_model_parameters
 from inserve.batching.options import BatchingOptions
 from inserve.errors import InvalidArgumentError, NotFoundError
+from inserve.protos import messages
 from inserve.tensorflow_c.interface import LoadedModel
 from inserve.tensors.dtypes import DataType
 
@@ -115,6 +116,23 @@ def test_contradicting_options_fail_the_load() -> None:
     scheduler = BatchScheduler(BatchingOptions())
     with pytest.raises(InvalidArgumentError, match="input_batch_size_limit must be positive; was 0"):
         batch_models(load, scheduler, BatchingOptions(max_batch_size=0))(PATH)
+
+
+def test_a_session_of_one_thread_gets_a_slot_for_each_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    wrapped = batch_models(load, BatchScheduler(BatchingOptions()), BatchingOptions())
+    one_thread = messages.ConfigProto(intra_op_parallelism_threads=1).SerializeToString()
+    slots = []
+    for config in (one_thread, b"", b"\xff"):
+        model = wrapped(PATH, ("serve",), config)
+        assert isinstance(model, BatchedModel)
+        slots.append(model.statistics().num_slots)
+    assert slots == [8, 4, 4]
+
+
+def test_tuning_finds_the_session_without_batching(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    assert bench.model.tunable_session is bench.session
 
 
 def test_no_thread_fails_the_start() -> None:

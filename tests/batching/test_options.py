@@ -9,6 +9,7 @@ from inserve.batching.options import (
     batching_options_from_message,
     check_queue_options,
     check_scheduler_options,
+    default_slots,
 )
 from inserve.errors import InvalidArgumentError
 from inserve.protos import messages
@@ -37,6 +38,12 @@ def test_defaults_are_those_of_tensorflow_serving() -> None:
         strict=True,
     )
     assert options.num_threads >= 1
+
+
+def test_slots_and_threads_of_runs_together_keep_all_processors_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert [default_slots(threads) for threads in (0, 1, 2, 8, 16)] == [4, 8, 4, 1, 1]
+    assert BatchingOptions(strict=True).num_threads == 8
 
 
 def test_every_field_of_the_message_is_taken() -> None:

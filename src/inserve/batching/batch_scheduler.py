@@ -8,7 +8,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from inserve.batching.observer import BatchingObserver
-from inserve.batching.options import BatchingOptions, check_scheduler_options
+from inserve.batching.options import BatchingOptions, check_scheduler_options, default_slots
 from inserve.batching.slot_scheduler import SlotScheduler
 from inserve.batching.statistics import BatchingStatistics
 from inserve.batching.thread_scheduler import ThreadScheduler
@@ -39,11 +39,11 @@ class BatchScheduler:
         self, options: BatchingOptions, clock: Clock | None = None, observer: BatchingObserver | None = None
     ) -> None:
         check_scheduler_options(options)
-        self.num_threads = options.num_threads
         self.observer = observer
         self._thread_name = options.thread_pool_name
         self._clock = SystemClock() if clock is None else clock
-        self.threads = ThreadScheduler(self.num_threads, self._thread_name, self._clock, observer)
+        self._num_slots = options.num_batch_threads
+        self.threads = ThreadScheduler(options.num_threads, self._thread_name, self._clock, observer)
         """Who runs batches to the letter of TensorFlow Serving (``BatchingOptions.strict``)."""
         self._slots: list[SlotScheduler] = []
         self._lock = threading.Lock()
@@ -51,7 +51,7 @@ class BatchScheduler:
         _schedulers.add(self)
 
     def __repr__(self) -> str:
-        return f"<BatchScheduler {self.num_threads} at once, models: {len(self._models)}>"
+        return f"<BatchScheduler models: {len(self._models)}>"
 
     def start(self) -> None:
         """Take requests; only needed again after ``stop``."""
@@ -108,9 +108,13 @@ class BatchScheduler:
         for model in models:
             model.report_direct_runs(self.observer)
 
-    def make_slots(self) -> SlotScheduler:
-        """Return who runs the batches of one version in the library's way; give it to ``drop_slots``."""
-        slots = SlotScheduler(self.num_threads, self._thread_name, self._clock, self.observer)
+    def make_slots(self, intra_op_threads: int) -> SlotScheduler:
+        """Return who runs the batches of one version in the library's way; give it to ``drop_slots``.
+
+        One run of the version uses at most *intra_op_threads* threads; 0: as many as there are.
+        """
+        number = default_slots(intra_op_threads) if self._num_slots is None else self._num_slots
+        slots = SlotScheduler(number, self._thread_name, self._clock, self.observer)
         with self._lock:
             self._slots.append(slots)
         return slots

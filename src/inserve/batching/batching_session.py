@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TypeAlias
 
 from google.protobuf import text_format
+from google.protobuf.message import DecodeError
 
 from inserve.batching.batch_scheduler import BatchScheduler
 from inserve.batching.batching_runner import PermutedOrder, SlotRunner, ThreadRunner
@@ -47,7 +48,12 @@ class BatchedSession:
     """
 
     def __init__(
-        self, session: Session, scheduler: BatchScheduler, options: BatchingOptions, name: str
+        self,
+        session: Session,
+        scheduler: BatchScheduler,
+        options: BatchingOptions,
+        name: str,
+        intra_op_threads: int = 0,
     ) -> None:
         self._session = session
         self._scheduler = scheduler
@@ -55,7 +61,7 @@ class BatchedSession:
         self._lock = threading.Lock()
         self._options = options
         self._is_unbatched = False
-        self._slots = None if options.strict else scheduler.make_slots()
+        self._slots = None if options.strict else scheduler.make_slots(intra_op_threads)
         self._queues: dict[tuple[frozenset[str], frozenset[str]], SlotQueue | ThreadQueue] = {}
 
     def __repr__(self) -> str:
@@ -107,6 +113,11 @@ class BatchedSession:
         for queue in queues:
             queue.set_options(options)
 
+    @property
+    def num_slots(self) -> int:
+        """How many batches run at the same time: of this session, or where strict of all."""
+        return self._scheduler.threads.num_threads if self._slots is None else self._slots.num_slots
+
     def queues(self) -> list[SlotQueue | ThreadQueue]:
         """Return the queues that were needed so far."""
         with self._lock:
@@ -151,12 +162,17 @@ class BatchedModel:
     """A SavedModel in memory whose runs are batched; implements ``interface.LoadedModel``."""
 
     def __init__(
-        self, model: LoadedModel, path: str, scheduler: BatchScheduler, options: BatchingOptions
+        self,
+        model: LoadedModel,
+        path: str,
+        scheduler: BatchScheduler,
+        options: BatchingOptions,
+        intra_op_threads: int = 0,
     ) -> None:
         self._model = model
         self._path = path
         self._scheduler = scheduler
-        self._session = BatchedSession(model.session, scheduler, options, path)
+        self._session = BatchedSession(model.session, scheduler, options, path, intra_op_threads)
         scheduler.add_model(path, self)
 
     def __repr__(self) -> str:
@@ -169,6 +185,12 @@ class BatchedModel:
     @property
     def meta_graph_def(self) -> bytes:
         return self._model.meta_graph_def
+
+    @property
+    def tunable_session(self) -> Session | None:
+        """The session without batching, or the one that the model behind names."""
+        behind: Session | None = getattr(self._model, "tunable_session", self._model.session)
+        return behind
 
     def close(self) -> None:
         """Let requests that are queued run, then close the session; more calls do nothing."""
@@ -185,7 +207,7 @@ class BatchedModel:
         return BatchingStatistics(
             self._path,
             tuple(queue.statistics() for queue in self._session.queues()),
-            self._scheduler.num_threads,
+            self._session.num_slots,
         )
 
     def unbatched(self) -> AbstractContextManager[None]:
@@ -218,9 +240,16 @@ def batch_models(
         if chosen is None:
             return load(path, tags, config)
         check_queue_options(chosen)
-        return BatchedModel(load(path, tags, config), path, scheduler, chosen)
+        return BatchedModel(load(path, tags, config), path, scheduler, chosen, _intra_op_threads(config))
 
     return load_batched
+
+
+def _intra_op_threads(config: bytes) -> int:
+    try:
+        return max(0, messages.ConfigProto.FromString(config).intra_op_parallelism_threads)
+    except DecodeError:
+        return 0
 
 
 def read_model_parameters(path: str, strict: bool) -> BatchingOptions | None:

@@ -19,6 +19,7 @@ __all__ = [
     "batching_options_from_message",
     "check_queue_options",
     "check_scheduler_options",
+    "default_slots",
 ]
 
 
@@ -48,8 +49,8 @@ class BatchingOptions:
     max_enqueued_batches: int = 10
     """How many batches one queue holds, the open one included; what does not fit is refused."""
     num_batch_threads: int | None = None
-    """How many batches run at the same time: of one version of a model, half of the processors if None.
-    Where *strict*: over all models of a server, as many as processors if None."""
+    """How many batches run at the same time, of one version of a model; None: ``default_slots``.
+    Where *strict*: over all models of a server; None: as many as processors."""
     thread_pool_name: str = "batch_threads"
     """How the threads are called."""
     allowed_batch_sizes: tuple[int, ...] = ()
@@ -100,11 +101,8 @@ class BatchingOptions:
 
     @property
     def num_threads(self) -> int:
-        """How many batches run at the same time."""
-        if self.num_batch_threads is not None:
-            return self.num_batch_threads
-        # A run of a large batch uses the other half by itself.
-        return _num_cpus() if self.strict else max(1, _num_cpus() // 2)
+        """How many batches run at the same time where *strict*."""
+        return _num_cpus() if self.num_batch_threads is None else self.num_batch_threads
 
     @property
     def execution_limit(self) -> int:
@@ -146,6 +144,16 @@ def batching_options_from_message(
         pad_variable_length_inputs=message.pad_variable_length_inputs,
         **changes,
     )
+
+
+def default_slots(intra_op_threads: int) -> int:
+    """Return how many batches of one version run at the same time, so that they keep all processors busy.
+
+    *intra_op_threads* is what one run may use at most; 0: all, of which a large batch keeps about half
+    busy.
+    """
+    num_cpus = _num_cpus()
+    return max(1, num_cpus // intra_op_threads if intra_op_threads > 0 else num_cpus // 2)
 
 
 def check_scheduler_options(options: BatchingOptions) -> None:

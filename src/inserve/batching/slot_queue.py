@@ -14,7 +14,7 @@ from inserve.batching.options import BatchingOptions
 from inserve.batching.size_search import SizeSearch
 from inserve.batching.slot_scheduler import EXPIRED_MESSAGE, SlotScheduler
 from inserve.batching.statistics import CloseReason, QueueCounts, QueueStatistics
-from inserve.errors import DeadlineExceededError, FailedPreconditionError, InserveError
+from inserve.errors import DeadlineExceededError, FailedPreconditionError
 from inserve.tensorflow_c.interface import Runner
 
 __all__ = ["SlotQueue"]
@@ -161,6 +161,12 @@ class SlotQueue:
             self.remove(task)
             task.state = TaskState.DONE
         return tasks
+
+    def after_fork(self) -> None:
+        """Forget what waited and ran: its threads do not exist in this process."""
+        self.take_all()
+        self.is_ready = self.is_gathering = False
+        self._taken = 0
 
     def end(self, num_tasks: int) -> None:
         """Note that so many tasks that had been taken are done. Wants the lock."""
@@ -366,13 +372,12 @@ class SlotQueue:
             )
         except UnbatchableOutputError as error:
             with self.scheduler.lock:
-                self.passing = f"its outputs cannot be shared out: {error.message}"
-                self.direct_rows = -1
+                self._pass(f"its outputs cannot be shared out: {error.message}")
         except DeadlineExceededError as error:
             if timeout_s is not None:
                 return [DeadlineExceededError(error.message) for _ in tasks]
         except Exception as error:
-            if len(tasks) == 1 and not isinstance(error, InserveError):
+            if len(tasks) == 1:
                 return [error]
         except BaseException:
             # The thread was interrupted. The others go on without it.
@@ -414,9 +419,15 @@ class SlotQueue:
         with self.scheduler.lock:
             search.observe(rows, seconds)
             self._limit = search.limit
-            if not search.is_worthwhile and self._closed is None:
-                self.passing = _NOT_WORTHWHILE
-                self.direct_rows = -1
+            if not search.is_worthwhile:
+                self._pass(_NOT_WORTHWHILE)
+
+    def _pass(self, reason: str) -> None:
+        """Run every request by itself from now on, those that wait included. Wants the lock."""
+        if self._closed is None:
+            self.passing = reason
+            self.direct_rows = -1
+            self._limit = 1
 
 
 def _outlasts(task: BatchTask, other: BatchTask) -> bool:

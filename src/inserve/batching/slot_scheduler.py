@@ -181,9 +181,8 @@ class SlotScheduler:
     def after_fork(self) -> None:
         """Begin anew in a forked child, where the threads that held slots do not exist."""
         self.lock = threading.Lock()
-        for queue in self.ready:
-            queue.is_ready = False
-            queue.take_all()
+        for queue in self._queues:
+            queue.after_fork()
         self.ready.clear()
         self.free.clear()
         self.free.extend(range(self.num_slots))

@@ -156,6 +156,11 @@ class ThreadQueue:
         self._end(len(tasks))
         return tasks
 
+    def after_fork(self) -> None:
+        """Forget what waited and ran: its threads do not exist in this process."""
+        self.take_all()
+        self._unfinished = 0
+
     def run_batch(self, tasks: list[BatchTask], reason: CloseReason) -> None:
         """Run *tasks*, which ``take_due`` returned, and tell of the outcomes."""
         try:

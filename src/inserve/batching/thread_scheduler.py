@@ -119,7 +119,7 @@ class ThreadScheduler:
         self._idle = []
         self._threads = []
         for queue in self._queues:
-            queue.take_all()
+            queue.after_fork()
 
     def _work(self) -> None:
         woken = threading.Event()
