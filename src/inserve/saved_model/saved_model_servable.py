@@ -50,6 +50,7 @@ class SignatureRun:
         "_run",
         "_runner",
         "_untimed_runs",
+        "_would_wait",
         "output_aliases",
         "signature",
     )
@@ -66,6 +67,7 @@ class SignatureRun:
         self._runner = runner
         self._run = runner.run
         self._cost = cost
+        self._would_wait: Callable[[], bool] | None = getattr(runner, "would_wait", None)
         self._estimate = cost.estimate_s
         self._on_calling_thread = cost.on_calling_thread.get
         self._untimed_runs = 0
@@ -73,7 +75,9 @@ class SignatureRun:
         self.output_aliases = output_aliases
 
     def is_short(self, arrays: Sequence[NDArray[Any]]) -> bool:
-        """Return whether runs with inputs of this size are known to be short."""
+        """Return whether runs with inputs of this size are known to be short, and wait for no others."""
+        if self._would_wait is not None and self._would_wait():
+            return False
         size = 0
         for array in arrays:
             size += array.nbytes
