@@ -2,7 +2,8 @@
 
 The grid is executor (calling thread, pool) x intra-op threads (1, all). Each setting runs in a process of
 its own, because TensorFlow sizes its pools once per process; the processes take turns. A cost is the
-geometric mean of a run's seconds when one thread asks and when several do. Models: half-plus-two, a small CNN
+geometric mean of a run's seconds when one thread asks and when several do, in the least disturbed of
+many rounds. Models: half-plus-two, a small CNN
 and a string lookup from the tests, and MobileNetV2 with random weights, exported into a temporary folder.
 
 usage: python tuning.py [TURNS [MODEL ...]]
@@ -14,7 +15,6 @@ import json
 import logging
 import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -90,7 +90,7 @@ def inputs(servable: SavedModelServable, rows: int) -> list[np.ndarray]:
 
 
 def measure_here(path: str, setting: str, cache_dir: str) -> dict[str, Any]:
-    """Return the figures of one setting, by rows: medians of the seconds of a run."""
+    """Return the figures of one setting, by rows: seconds of a run in the least disturbed round."""
     servable = load(path, setting, cache_dir)
     run = servable.signature_run(servable.signatures["serving_default"], ())
     callers = min(4, usable_cpus())
@@ -119,7 +119,7 @@ def measure_here(path: str, setting: str, cache_dir: str) -> dict[str, Any]:
             for thread in threads:
                 thread.join()
             together.append((time.perf_counter() - started) / (count * callers))
-        figures[str(rows)] = [statistics.median(alone), statistics.median(together)]
+        figures[str(rows)] = [min(alone), min(together)]
     servable.close()
     return figures
 
@@ -142,17 +142,15 @@ def compare_settings(name: str, path: str, turns: int, cache_dir: str) -> None:
             mine.append(measure_in_child(path, setting, cache_dir))
     print(f"{name}: {figures[TUNED][0]['tuning']}")
     for rows in map(str, ROWS):
-        costs: dict[str, list[float]] = {}
+        costs: dict[str, float] = {}
         for setting, mine in figures.items():
-            costs[setting] = [math.sqrt(one[rows][0] * one[rows][1]) for one in mine]
-            alone = statistics.median(one[rows][0] for one in mine)
-            together = statistics.median(one[rows][1] for one in mine)
+            alone = min(one[rows][0] for one in mine)
+            together = min(one[rows][1] for one in mine)
+            costs[setting] = math.sqrt(alone * together)
             shown = f"{alone * 1e6:10.1f} µs alone {together * 1e6:10.1f} µs together"
             print(f"  {rows:>2} rows  {setting:<18} {shown}")
-        grid = {setting: mine for setting, mine in costs.items() if setting != TUNED}
-        best = min(grid, key=lambda setting: statistics.median(grid[setting]))
-        ratio = statistics.median(a / b for a, b in zip(costs[TUNED], costs[best], strict=True))
-        report(f"  {name}, {rows} rows: default / best ({best})", ratio, LIMIT)
+        best = min((setting for setting in costs if setting != TUNED), key=costs.__getitem__)
+        report(f"  {name}, {rows} rows: default / best ({best})", costs[TUNED] / costs[best], LIMIT)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from inserve.saved_model.run_cost import RunCost
+from inserve.tensorflow_c.interface import Executor
 
 
 def test_nothing_is_known_of_a_size_that_never_ran() -> None:
@@ -39,3 +40,48 @@ def test_the_second_figure_of_a_size_replaces_the_first() -> None:
     cost.observe(8, 1.0)
     cost.observe(8, 0.25)
     assert cost.estimate_s(8) == 0.25
+
+
+def test_runs_of_a_few_milliseconds_belong_on_the_calling_thread() -> None:
+    cost = RunCost()
+    cost.settle(8, 5e-3)
+    cost.settle(100, 5.1e-3)
+    assert cost.on_calling_thread == {(8).bit_length(): 5e-3}
+
+
+def test_a_size_leaves_the_calling_thread_when_its_runs_become_long() -> None:
+    cost = RunCost()
+    cost.settle(8, 1e-3)
+    cost.observe(8, 6e-3)
+    assert cost.on_calling_thread == {}
+
+
+def test_a_size_that_was_chosen_for_the_pool_stays_there() -> None:
+    cost = RunCost()
+    cost.choose(8, Executor.POOL, 1e-3)
+    cost.settle(8, 1e-3)
+    assert cost.on_calling_thread == {}
+    assert cost.estimate_s(8) == 1e-3
+
+
+def test_a_choice_moves_a_size_whose_cost_is_known() -> None:
+    cost = RunCost()
+    cost.settle(8, 1e-3)
+    cost.choose(8, Executor.POOL, 1e-3)
+    assert cost.on_calling_thread == {}
+
+
+def test_a_choice_tells_nothing_of_the_cost() -> None:
+    cost = RunCost()
+    cost.choose(8, Executor.CALLING_THREAD, 1e-3)
+    assert cost.estimate_s(8) is None
+    assert cost.on_calling_thread == {}
+
+
+def test_a_long_run_that_was_chosen_for_the_calling_thread_stays_there_up_to_twice_its_cost() -> None:
+    cost = RunCost()
+    cost.choose(8, Executor.CALLING_THREAD, 8e-3)
+    cost.settle(8, 15e-3)
+    assert cost.on_calling_thread == {(8).bit_length(): 15e-3}
+    cost.settle(8, 17e-3)
+    assert cost.on_calling_thread == {}

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from inserve.saved_model.signature import Signature, TensorSpec
-from inserve.saved_model.warmup_inputs import MAX_GENERATED_BYTES, generate_inputs
+from inserve.saved_model.warmup_inputs import MAX_GENERATED_BYTES, generate_inputs, with_rows
 from inserve.tensors.dtypes import DataType
 
 
@@ -49,3 +50,27 @@ def test_where_a_wrong_size_may_end_the_process_only_the_first_dimension_is_gues
     arrays = generate_inputs(signature((None, 2, 3)), is_fragile=True)
     assert arrays is not None
     assert arrays[0].shape == (1, 2, 3)
+
+
+def test_rows_repeat_the_one_there_is() -> None:
+    arrays = with_rows(signature((None, 2)), [np.array([[1, 2]], np.float32)], 3)
+    assert arrays is not None
+    assert arrays[0].tolist() == [[1, 2]] * 3
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (), None])
+def test_there_are_no_more_rows_where_the_first_dimension_is_not_free(
+    shape: tuple[int | None, ...] | None,
+) -> None:
+    array = np.zeros((1, 2) if shape is None else tuple(size or 1 for size in shape), np.float32)
+    assert with_rows(signature(shape), [array], 3) is None
+
+
+def test_there_are_no_rows_without_inputs() -> None:
+    assert with_rows(Signature("s", "", [], []), [], 3) is None
+
+
+def test_more_rows_are_within_the_limit_of_generated_bytes() -> None:
+    array = np.zeros((1, MAX_GENERATED_BYTES // 8), np.float32)
+    assert with_rows(signature((None, None)), [array], 2) is not None
+    assert with_rows(signature((None, None)), [array], 3) is None

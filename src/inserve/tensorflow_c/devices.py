@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from inserve.tensorflow_c import fork_guard
+from inserve.tensorflow_c.intra_op_pool import intra_op_pool
 from inserve.tensorflow_c.library import load_library
 from inserve.tensorflow_c.session import GraphSession
 from inserve.tensorflow_c.session_options import new_session_options
@@ -40,7 +41,9 @@ def list_devices(config: bytes = b"") -> list[Device]:
     status = new_status(library)
     options = new_session_options(library, config)
     graph = lib.TF_NewGraph()
-    pointer = lib.TF_NewSession(graph, options, status)
+    # The first session makes the pool of all, with the priority of this thread.
+    with intra_op_pool(library, own=False):
+        pointer = lib.TF_NewSession(graph, options, status)
     try:
         raise_for_status(library, status)
     except BaseException:
