@@ -17,6 +17,7 @@ from inserve.errors import (
     InternalError,
     InvalidArgumentError,
     NotFoundError,
+    PermissionDeniedError,
     ResourceExhaustedError,
     UnimplementedError,
 )
@@ -273,6 +274,14 @@ def test_a_graph_that_could_end_the_process_takes_no_other_shape(ask: Ask) -> No
 def test_a_graph_that_could_end_the_process_takes_no_tensor_inside_it(ask: Ask) -> None:
     with pytest.raises(FailedPreconditionError, match=r"Tensor probs:0 cannot be fed.*it is none of them"):
         ask("cnn", [("probs", np.zeros((2, 10), np.float32))], ["ArgMax:0"])
+
+
+@pytest.mark.parametrize("fetch", ["StatefulPartitionedCall_1:0", "StatefulPartitionedCall_2:0"])
+def test_what_saves_or_restores_variables_cannot_be_fetched(ask: Ask, tmp_path: Path, fetch: str) -> None:
+    path = np.array(str(tmp_path / "written").encode(), object)
+    with pytest.raises(PermissionDeniedError, match=rf"Tensor {fetch} .* depends on (Save|Merge|Restore)"):
+        ask("half_plus_two", [("saver_filename:0", path)], [fetch])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_sooner_of_option_and_deadline_ends_a_run(ask: Ask) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from google.protobuf.message import DecodeError
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from inserve.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
+    PermissionDeniedError,
     ResourceExhaustedError,
     UnimplementedError,
 )
@@ -27,6 +28,7 @@ from inserve.handlers.placement import WouldBlock
 from inserve.handlers.predict_codec import MalformedRequestError
 from inserve.protos import messages
 from inserve.protos.wire import encode_length_delimited_header
+from inserve.saved_model.file_operations import FileOperations
 from inserve.saved_model.saved_model_servable import SavedModelServable, SignatureRun
 from inserve.saved_model.signature import Signature
 from inserve.tensors.dtypes import DataType, element_type_of
@@ -50,6 +52,13 @@ _Choice: TypeAlias = tuple[tuple[tuple[str, DataType], ...], tuple[str, ...]]
 """Feeds and fetches, each in the order of their names."""
 
 
+class _Known(NamedTuple):
+    """What was found out of a version."""
+
+    files: FileOperations
+    runs: dict[_Choice, SignatureRun]
+
+
 class SessionRunHandler:
     """Answers SessionRun for the servables that *finder* finds; called on any thread, by many at once.
 
@@ -63,7 +72,7 @@ class SessionRunHandler:
         self._as_content = as_content
         self._max_choices = max_choices
         self._lock = threading.Lock()
-        self._runs: WeakKeyDictionary[SavedModelServable, dict[_Choice, SignatureRun]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[SavedModelServable, _Known] = WeakKeyDictionary()
 
     def session_run_message(self, request: bytes, timeout_s: float | None, may_block: bool) -> bytes:
         """Return the serialized SessionRunResponse to a serialized SessionRunRequest.
@@ -77,6 +86,7 @@ class SessionRunHandler:
             UnimplementedError: There are targets.
             InvalidArgumentError: A feed or a fetch does not fit the graph.
             FailedPreconditionError: A feed could end the process.
+            PermissionDeniedError: A fetch depends on an operation that reads or writes files.
             DeadlineExceededError: The time is over.
             WouldBlock: Not *may_block*.
             InserveError: What TensorFlow said.
@@ -140,15 +150,25 @@ class SessionRunHandler:
     ) -> SignatureRun:
         choice = feeds, fetches
         with self._lock:
-            runs = self._runs.setdefault(servable, {})
-            run = runs.get(choice)
+            known = self._known.get(servable)
+            if known is None:
+                known = _Known(FileOperations(servable.model.meta_graph_def), {})
+                self._known[servable] = known
+            run = known.runs.get(choice)
             if run is None:
-                if len(runs) >= self._max_choices:
+                if len(known.runs) >= self._max_choices:
                     raise ResourceExhaustedError(
                         f"{self._max_choices} different choices of feeds and fetches have been run on this "
                         "version of the model, expected one of them"
                     )
-                run = runs[choice] = servable.run_of_tensors(feeds, fetches)
+                for fetch in fetches:
+                    operation = known.files.needed_for(fetch)
+                    if operation is not None:
+                        raise PermissionDeniedError(
+                            f"Tensor {fetch} cannot be fetched: it depends on {operation}, which may read or "
+                            "write files that a caller names"
+                        )
+                run = known.runs[choice] = servable.run_of_tensors(feeds, fetches)
             return run
 
 
