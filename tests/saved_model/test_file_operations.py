@@ -75,25 +75,11 @@ def test_a_loop_in_the_graph_comes_to_an_end() -> None:
     assert FileOperations(meta_graph(nodes)).needed_for("a:0") is None
 
 
-NAMES_A_FILE = frozenset(
-    [
-        "filename",
-        "filenames",
-        "file_pattern",
-        "prefix",
-        "destination_prefix",
-        "ckpt_path",
-        "path",
-        "directory",
-        "logdir",
-        "db_uri",
-        "snapshot_path",
-        "chunk_file",
-        "shard_dir",
-        "old_vocab_file",
-        "debug_urls",
-    ]
-)
+NAMES_A_FILE = {
+    *("filename", "filenames", "file_pattern", "prefix", "destination_prefix", "ckpt_path", "path"),
+    *("directory", "logdir", "db_uri", "snapshot_path", "chunk_file", "shard_dir", "old_vocab_file"),
+    "debug_urls",
+}
 """Parameters of TensorFlow's operations that say which file."""
 
 
