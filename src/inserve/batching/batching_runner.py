@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from inserve.batching.batch_formation import check_request_size, common_rows, part_sizes, request_rows
 from inserve.batching.batch_task import BatchTask, Done, Outcome, split_task
 from inserve.batching.merging import merge_key
-from inserve.batching.statistics import FEW_ROWS
 from inserve.errors import InserveError, InternalError
 from inserve.tensorflow_c.interface import Executor, Runner
 
@@ -79,13 +78,17 @@ class SlotRunner:
         "_order",
         "_queue",
         "_ready",
+        "_return_slot",
         "_scheduler",
+        "_take_slot",
     )
 
     def __init__(self, queue: SlotQueue, inner: Runner, order: PermutedOrder) -> None:
         self._queue = queue
         self._scheduler = queue.scheduler
         self._free = queue.scheduler.free
+        self._take_slot = self._free.pop
+        self._return_slot = self._free.append
         self._ready = queue.scheduler.ready
         self._direct = queue.counts.direct
         self._by_rows = [direct.by_rows for direct in queue.counts.direct]
@@ -112,25 +115,25 @@ class SlotRunner:
             InvalidArgumentError: It has more rows than ``max_batch_size``.
             UnavailableError: The queue is full, or the server is stopping.
         """
-        shape = arrays[0].shape if arrays else ()
-        if not shape:
+        try:
+            rows = len(arrays[0])
+        except (TypeError, IndexError):  # a scalar, a shape that no array has, no input
             return self._run_unlike_most(arrays, timeout_s, executor)
-        rows = shape[0]
         if rows > self._queue.direct_rows:
             return self._run_unlike_most(arrays, timeout_s, executor)
         try:
-            slot = self._free.pop()
+            slot = self._take_slot()
         except IndexError:
             return self._run_in_turn(arrays, timeout_s, executor)
         try:
             return self._inner_run(arrays, timeout_s, executor)
         finally:
             # Whoever holds the slot is alone with its counts.
-            if rows < FEW_ROWS:
+            try:
                 self._by_rows[slot][rows] += 1
-            else:
+            except IndexError:
                 self._direct[slot].count_large(rows)
-            self._free.append(slot)
+            self._return_slot(slot)
             if self._ready:
                 self._scheduler.lend_slots()
 

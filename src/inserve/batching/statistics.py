@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 __all__ = [
-    "FEW_ROWS",
     "BatchingStatistics",
     "CloseReason",
     "DirectRuns",
@@ -16,7 +15,7 @@ __all__ = [
     "size_class",
 ]
 
-FEW_ROWS = 65
+_FEW_ROWS = 65
 """Direct runs of fewer rows are counted one by one, others by the class of their size."""
 
 _NUM_SIZES = 64
@@ -46,13 +45,13 @@ class DirectRuns:
     __slots__ = ("by_rows", "large_by_size", "large_rows")
 
     def __init__(self) -> None:
-        self.by_rows = [0] * FEW_ROWS
-        """Requests of fewer than ``FEW_ROWS``, by their rows."""
+        self.by_rows = [0] * _FEW_ROWS
+        """Requests of fewer than ``_FEW_ROWS``, by their rows."""
         self.large_by_size = [0] * _NUM_SIZES
         self.large_rows = 0
 
     def count_large(self, rows: int) -> None:
-        """Count one request of at least ``FEW_ROWS``."""
+        """Count one request of at least ``_FEW_ROWS``."""
         self.large_by_size[size_class(rows)] += 1
         self.large_rows += rows
 
