@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,20 @@ def test_it_says_what_it_serves_and_a_signal_ends_it_with_0(
     assert (status, stdout) == (0, "stopping\nstopped\n")
     assert "Traceback" not in stderr
     assert not socket_path.exists()
+
+
+def test_rest_is_served_beside_grpc(start: Callable[..., Serving], socket_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serving = start(
+        f"--model_base_path={digits_base_path()}", "--port=0", f"--grpc_socket_path={socket_path}",
+        f"--rest_api_port={port}",
+    )  # fmt: skip
+    assert serving.lines[2] == f"REST on 127.0.0.1:{port}"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{port}/v1/models/default", timeout=LIMIT_S) as response:
+        assert json.load(response)["model_version_status"][0]["state"] == "AVAILABLE"
 
 
 @pytest.mark.parametrize("transport", ["native", "grpcio"])

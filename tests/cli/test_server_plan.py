@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from inserve.batching.options import BatchingOptions
 from inserve.cli.flags import Flags
 from inserve.cli.server_plan import ServerPlan, channel_arguments, flags_without_effect, plan_server
 from inserve.errors import InserveError, InvalidArgumentError, NotFoundError
@@ -137,7 +138,7 @@ def test_an_empty_config_names_no_models(tmp_path: Path) -> None:
 
 def test_batching_without_a_file_has_the_server_s_own_thread_name() -> None:
     batching = plan(enable_batching=True).options.batching
-    assert batching is not None
+    assert isinstance(batching, BatchingOptions)
     assert batching.thread_pool_name == "model_server_batch_threads"
     assert batching.strict
 
@@ -148,7 +149,7 @@ def test_a_batching_file_is_read(tmp_path: Path) -> None:
     options = plan(
         enable_batching=True, batching_parameters_file=str(path), enable_per_model_batching_parameters=True
     ).options
-    assert options.batching is not None
+    assert isinstance(options.batching, BatchingOptions)
     assert (options.batching.max_batch_size, options.batching.batch_timeout_micros) == (64, 2000)
     assert options.batching.thread_pool_name == "batch_threads"
     assert options.batching.strict
@@ -157,7 +158,7 @@ def test_a_batching_file_is_read(tmp_path: Path) -> None:
 
 def test_batching_is_as_lenient_as_asked_for() -> None:
     batching = plan(enable_batching=True, strict_batching=False).options.batching
-    assert batching is not None
+    assert isinstance(batching, BatchingOptions)
     assert not batching.strict
 
 
@@ -187,7 +188,7 @@ def test_a_platform_config_replaces_the_flags(tmp_path: Path, bad: str) -> None:
         tensorflow_inter_op_parallelism=1,
     ).options
     assert options.tags == ("tpu",)
-    assert options.batching is not None
+    assert isinstance(options.batching, BatchingOptions)
     assert options.batching.max_batch_size == 16
     assert not options.enable_model_warmup
 

@@ -301,6 +301,37 @@ def test_a_key_and_a_certificate_make_it_tls(start: Start, ports: tuple[int, int
             predict(target, credentials=credentials)
 
 
+def test_a_second_signal_ends_it_at_once(start: Start) -> None:
+    with tempfile.TemporaryDirectory(prefix="inserve-") as folder:
+        target = f"unix:{folder}/grpc"
+        command = start(
+            "--model_name=slow", f"--model_base_path={MODELS / 'slow'}", "--port=0",
+            f"--grpc_socket_path={folder}/grpc", "--grpc_transport=grpcio",
+        )  # fmt: skip
+        command.wait_for("Running gRPC ModelServer")
+        request = messages.PredictRequest()
+        request.model_spec.name = "slow"
+        request.model_spec.signature_name = "times"
+        request.inputs["x"].CopyFrom(tensor_to_message(np.ones(1, np.float32)))
+        request.inputs["n"].CopyFrom(tensor_to_message(np.int32(1_000_000)))
+        with grpc.insecure_channel(target, NO_PROXY) as channel:
+            ask: Any = channel.unary_unary(
+                "/tensorflow.serving.PredictionService/Predict",
+                request_serializer=messages.PredictRequest.SerializeToString,
+                response_deserializer=messages.PredictResponse.FromString,
+            )
+            unending = ask.future(request)
+            request.model_spec.signature_name = "fast"
+            del request.inputs["n"]
+            # Its answer shows that the request ahead of it on the same connection has arrived.
+            ask(request, timeout=LIMIT_S)
+            command.process.send_signal(signal.SIGTERM)
+            command.wait_for("A signal came")
+            status, _ = command.end()
+            assert unending.exception(LIMIT_S) is not None
+        assert status == -signal.SIGTERM
+
+
 def test_every_address_of_the_machine_is_listened_on(start: Start, ports: tuple[int, int]) -> None:
     command = start(*HALF_PLUS_TWO, f"--port={ports[0]}", "--allow_remote_reload=false")
     command.wait_for("Running gRPC ModelServer")

@@ -313,10 +313,6 @@ class Flags:
         library_default=30.0, minimum=0, is_extra=True,
     )  # fmt: skip
 
-    def info(self, name: str) -> FlagInfo:
-        """Return what the table says of the flag *name*."""
-        return _TABLE[name]
-
 
 def _named(entry: dataclasses.Field[Any]) -> FlagInfo:
     info: FlagInfo = entry.metadata[_INFO]

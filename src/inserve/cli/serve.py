@@ -51,9 +51,10 @@ def serve(ctx: click.Context, /, **_: object) -> None:
             raise click.UsageError(str(error)) from error
         try:
             server.start()
-            _print_ready(server, flags)
+            _print_ready(server)
             threading.Event().wait()
         except KeyboardInterrupt:
+            restore_default_signals()
             click.echo("stopping")
         finally:
             restore_default_signals()
@@ -83,11 +84,11 @@ def _checked(flags: Flags) -> Flags:
         raise click.UsageError(f"--model_base_path: {error}") from error
 
 
-def _print_ready(server: Server, flags: Flags) -> None:
+def _print_ready(server: Server) -> None:
     for config in server.models.list():
         versions = ", ".join(map(str, server.models.status(config.name).available_versions))
         click.echo(f"model {config.name}: version {versions} of {config.base_path}")
     click.echo(f"gRPC ({server.grpc_transport}) on {' and '.join(server.grpc_addresses)}")
-    if flags.rest_api_port:
-        click.echo(f"REST on {flags.host}:{flags.rest_api_port}")
+    if server.rest_addresses:
+        click.echo(f"REST on {' and '.join(server.rest_addresses)}")
     click.echo("ready; Ctrl-C or SIGTERM stops it")

@@ -107,6 +107,7 @@ def _serve(flags: Flags, given: frozenset[str]) -> None:
             _log_running(server, plan, rest)
             threading.Event().wait()
         except KeyboardInterrupt:
+            restore_default_signals()
             _logger.info("A signal came; running requests may take %g s more", flags.drain_seconds)
         finally:
             restore_default_signals()
