@@ -38,6 +38,7 @@ FIELDS_ELSEWHERE = {
     "tensorflow.StepStats",
 }
 NOT_INSTALLED = (
+    "grpc/reflection/",  # compared with another package, where reflection is tested
     # Files of the server that neither package installs; their facts stand in the sources alone.
     "google/protobuf/",
     "tensorflow/core/tfrt/",

@@ -32,11 +32,12 @@ def make_grpc_server(
         return None
     methods = dict(services.grpc_methods(options.allow_remote_reload))
     generic_handlers: list[HealthWatchHandler | ReflectionHandler] = []
+    streams = max(1, options.max_workers // 4)
     if options.enable_grpc_healthcheck_service:
         methods.update(health_service_methods(services.health))
-        generic_handlers.append(HealthWatchHandler(services.health, options.max_workers // 4))
+        generic_handlers.append(HealthWatchHandler(services.health, streams))
     if options.enable_reflection:
-        generic_handlers.append(ReflectionHandler.of_methods(methods, options.max_workers // 4))
+        generic_handlers.append(ReflectionHandler.of_methods(methods, streams))
     return GrpcServer(
         methods,
         options.grpc,

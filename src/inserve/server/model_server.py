@@ -182,7 +182,14 @@ class Server(InprocessCalls):
             remote=options.remote,
         )
         self._source.set_aspired_versions_callback(self._aspire)
-        self.models = Models(self._source, self._monitor, labels, self._manager, followers=self._workers)
+        self.models = Models(
+            self._source,
+            self._monitor,
+            labels,
+            self._manager,
+            followers=self._workers,
+            on_change=lambda: self._services.health.changed(),
+        )
         """The models served: add, remove, list, label them and ask for their status."""
 
         self._finder = ServableFinder(self._manager, labels)

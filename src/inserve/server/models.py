@@ -98,8 +98,10 @@ class Models:
         manager: VersionManager,
         clock: Clock | None = None,
         followers: Followers | None = None,
+        on_change: Callable[[], None] | None = None,
     ) -> None:
         self._followers = followers
+        self._on_change = on_change
         self._source = source
         self._monitor = monitor
         self._labels = labels
@@ -404,6 +406,8 @@ class Models:
         self._configs = configs
         if self._followers is not None:
             self._followers.follow(list(configs.values()))
+        if self._on_change is not None:
+            self._on_change()
 
     def _ended(self, name: str) -> Sequence[ServableState]:
         """Return the states left from a former life of *name*, empty if it is alive."""

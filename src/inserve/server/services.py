@@ -7,7 +7,7 @@ from collections.abc import Callable
 from inserve.frontends.grpc_api.method import MethodTable
 from inserve.frontends.grpc_api.model_service import model_service_methods
 from inserve.frontends.grpc_api.prediction_service import prediction_service_methods
-from inserve.frontends.grpc_api.profiler_service import TensorFlowProfiler, profiler_service_methods
+from inserve.frontends.grpc_api.profiler_service import TENSORFLOW_PROFILER, profiler_service_methods
 from inserve.frontends.grpc_api.session_service import session_service_methods
 from inserve.handlers.classify import ClassifyHandler
 from inserve.handlers.health import HealthHandler
@@ -50,7 +50,6 @@ class Services:
     ) -> None:
         check_method = options.enable_signature_method_name_check
         self._options = options
-        self._profiler = TensorFlowProfiler()
         self.models = models
         self.metrics = ServingMetrics(Registry())
         self.request_tap = RequestTap()
@@ -89,5 +88,5 @@ class Services:
         if self._options.enable_session_service:
             methods.update(session_service_methods(self.session_run))
         if self._options.enable_profiler:
-            methods.update(profiler_service_methods(self._profiler))
+            methods.update(profiler_service_methods(TENSORFLOW_PROFILER))
         return methods
