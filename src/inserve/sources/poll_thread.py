@@ -85,7 +85,7 @@ class PollThread:
             if self._thread is threading.current_thread():
                 raise FailedPreconditionError(f"{self._name} cannot wait for itself: a poll is in progress")
             self._requests.append(request)
-        self._wake.set()
+            self._wake.set()
         return request
 
     def wait_for(self, request: PollRequest, timeout_s: float | None = None) -> None:
@@ -102,9 +102,9 @@ class PollThread:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            # Cleared before the requests are taken, so that a later one wakes the wait below.
-            self._wake.clear()
             with self._lock:
+                # Together, so that a later request wakes the wait below, and one that is taken does not.
+                self._wake.clear()
                 requests, self._requests = self._requests, []
             next_due: float | None
             error: Exception | None = None

@@ -13,10 +13,12 @@ __all__ = [
     "MAX_EXAMPLE_VALUES",
     "can_be_json",
     "example_value",
-    "has_rows",
+    "gives_rows",
+    "has_example",
     "num_example_values",
     "row_schema",
     "stated_rows",
+    "takes_rows",
     "tensor_schema",
 ]
 
@@ -52,6 +54,9 @@ _VALUES: Mapping[int, Mapping[str, Any]] = {
 }
 """The types that JSON bodies can carry; TensorFlow Serving reads and writes no others."""
 
+_EXAMPLES_ALIASES = frozenset({"inputs", "examples"})
+"""What Estimators call an input of serialized ``tf.Example``."""
+
 _EXAMPLES: Mapping[int, Any] = {
     DataType.DT_FLOAT: 1.0,
     DataType.DT_DOUBLE: 1.0,
@@ -65,14 +70,30 @@ def can_be_json(tensors: Mapping[str, TensorInfo]) -> bool:
     return all(info.data_type in _VALUES for info in tensors.values())
 
 
-def has_rows(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether all of *tensors* can have a common first dimension."""
-    sizes = {info.shape[0] for info in tensors.values() if info.shape} - {None}
-    return len(sizes) <= 1 and all(info.shape is None or len(info.shape) > 0 for info in tensors.values())
+def takes_rows(inputs: Mapping[str, TensorInfo]) -> bool:
+    """Return whether all of *inputs* can have a common first dimension."""
+    sizes = {info.shape[0] for info in inputs.values() if info.shape} - {None}
+    return len(sizes) <= 1 and _has_no_scalar(inputs)
+
+
+def gives_rows(outputs: Mapping[str, TensorInfo]) -> bool:
+    """Return whether nothing is known against a common first dimension of all *outputs*."""
+    return len({info.shape[0] for info in outputs.values() if info.shape}) <= 1 and _has_no_scalar(outputs)
+
+
+def has_example(inputs: Mapping[str, TensorInfo]) -> bool:
+    """Return whether ``example_value`` is likely to do for *inputs*.
+
+    Their ranks must be known, and none may look like serialized ``tf.Example`` by its name.
+    """
+    return all(
+        info.shape is not None and (info.data_type != DataType.DT_STRING or alias not in _EXAMPLES_ALIASES)
+        for alias, info in inputs.items()
+    )
 
 
 def stated_rows(tensors: Mapping[str, TensorInfo]) -> int | None:
-    """Return how many rows *tensors*, for which ``has_rows``, must have; None for any number."""
+    """Return how many rows *tensors* with a common first dimension must have; None for any number."""
     sizes = (info.shape[0] for info in tensors.values() if info.shape)
     return next((size for size in sizes if size is not None), None)
 
@@ -102,6 +123,10 @@ def example_value(info: TensorInfo, is_row: bool = False) -> Any:
 def num_example_values(tensors: Mapping[str, TensorInfo]) -> int:
     """Return how many values the examples of *tensors* have together."""
     return sum(prod(_example_shape(info)) for info in tensors.values())
+
+
+def _has_no_scalar(tensors: Mapping[str, TensorInfo]) -> bool:
+    return all(info.shape is None or len(info.shape) > 0 for info in tensors.values())
 
 
 def _example_shape(info: TensorInfo) -> tuple[int, ...]:

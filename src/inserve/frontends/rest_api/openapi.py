@@ -13,10 +13,12 @@ from inserve.frontends.rest_api.json_schema import (
     MAX_EXAMPLE_VALUES,
     can_be_json,
     example_value,
-    has_rows,
+    gives_rows,
+    has_example,
     num_example_values,
     row_schema,
     stated_rows,
+    takes_rows,
     tensor_schema,
 )
 from inserve.frontends.rest_api.response import Response, json_response
@@ -161,17 +163,19 @@ def _predict_operation(signatures: Mapping[str, SignatureInfo]) -> dict[str, Any
     requests, answers, examples = [], [], {}
     has_one_input = False
     for key, signature in signatures.items():
-        if not signature.inputs or not signature.outputs:
+        if not _can_run(signature):
             continue
         has_one_input |= len(signature.inputs) == 1
-        if not can_be_json(signature.inputs):
+        if not can_be_json(signature.inputs) or not can_be_json(signature.outputs):
             continue
-        forms = [False, True] if has_rows(signature.inputs) else [False]
+        has_rows = takes_rows(signature.inputs) and gives_rows(signature.outputs)
+        forms = [False, True] if has_rows else [False]
         size = num_example_values(signature.inputs)
         for is_row in forms:
             requests.append(_request_schema(key, signature, is_row))
-            if can_be_json(signature.outputs) and (not is_row or has_rows(signature.outputs)):
-                answers.append(_answer_schema(signature, is_row))
+            answers.append(_answer_schema(signature, is_row))
+            if not has_example(signature.inputs):
+                continue
             if size <= _MAX_LARGE_EXAMPLES or (size <= MAX_EXAMPLE_VALUES and is_row is forms[-1]):
                 name = f"{key}_{'instances' if is_row else 'inputs'}"
                 examples[name] = {"value": _example_request(key, signature, is_row)}
@@ -192,6 +196,14 @@ def _predict_operation(signatures: Mapping[str, SignatureInfo]) -> dict[str, Any
         }
     )
     return operation
+
+
+def _can_run(signature: SignatureInfo) -> bool:
+    """Return whether :predict can run it: with inputs, and outputs none of which is an input itself."""
+    fed = {info.tensor_name for info in signature.inputs.values()}
+    return bool(fed and signature.outputs) and not any(
+        info.tensor_name in fed for info in signature.outputs.values()
+    )
 
 
 def _request_schema(key: str, signature: SignatureInfo, is_row: bool) -> dict[str, Any]:

@@ -61,6 +61,9 @@ class TensorInfo(Protocol):
     """An input or output of a signature, as ``inserve.saved_model.signature.TensorSpec``."""
 
     @property
+    def tensor_name(self) -> str: ...
+
+    @property
     def data_type(self) -> int: ...
 
     @property
