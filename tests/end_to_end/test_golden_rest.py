@@ -12,18 +12,17 @@ from typing import Any
 import pytest
 
 import inserve
-from inserve.frontends.rest_api.app import RestOptions
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-OPTIONS = {
-    "main": RestOptions(),
-    "cors": RestOptions(cors=True),
-    "timeout": RestOptions(timeout_s=0.04),
-    "no_timeout": RestOptions(timeout_s=None),
-    "method_check": RestOptions(),
-    "tensor_content": RestOptions(),
-    "monitor": RestOptions(prometheus_path="/monitoring/prometheus/metrics"),
-    "monitor_path": RestOptions(prometheus_path="/v1/metrics"),
+OPTIONS: dict[str, dict[str, Any]] = {
+    "main": {},
+    "cors": {"rest_cors": True},
+    "timeout": {"rest_timeout": 0.04},
+    "no_timeout": {"rest_timeout": None},
+    "method_check": {"enable_signature_method_name_check": True},
+    "tensor_content": {"serialize_as_tensor_content": True},
+    "monitor": {"prometheus_path": "/monitoring/prometheus/metrics"},
+    "monitor_path": {"prometheus_path": "/v1/metrics"},
 }
 DIFFERENT = {
     "rest.status.033": "GET /v1/models lists the models",
@@ -42,8 +41,8 @@ LOST_BYTES = "rest.run_error.033"
 """TensorFlow's message is no UTF-8; its bytes come through only where errors carry ``message_bytes``."""
 
 
-def _load(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"{path.stem}_for_golden_rest", path)
+def _load_replay() -> Any:
+    spec = importlib.util.spec_from_file_location("golden_replay", GOLDEN / "replay.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -61,7 +60,7 @@ CASES = _cases()
 
 @pytest.fixture(scope="module")
 def replay() -> Any:
-    return _load(GOLDEN / "replay.py")
+    return _load_replay()
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +68,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
     """The port of a REST server for each recorded configuration."""
     configs = json.loads((GOLDEN / "servers.json").read_text())
     opened: dict[str, int] = {}
-    servers: list[Any] = []
-    rest_server_of = _load(Path(__file__).with_name("rest_server_of.py")).rest_server_of
+    servers = []
     try:
         for name, options in OPTIONS.items():
             models: Any = {"half_plus_two": GOLDEN / "models" / "half_plus_two"}
@@ -78,18 +76,11 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
             if text is not None:
                 models = tmp_path_factory.mktemp("golden") / "models.config"
                 models.write_text(text.replace("${MODELS}", str(GOLDEN / "models")))
-            server = inserve.Server(
-                models=models,
-                check_shapes=False,
-                serialize_as_tensor_content=name == "tensor_content",
-                enable_signature_method_name_check=name == "method_check",
-            )
+            server = inserve.Server(models=models, rest="127.0.0.1:0", check_shapes=False, **options)
             server.start()
-            servers.insert(0, server)
-            rest = rest_server_of(server, options, metrics_page=lambda: b"")
-            servers.insert(0, rest)
-            assert rest.port is not None
-            opened[name] = rest.port
+            servers.append(server)
+            assert server.rest_port is not None
+            opened[name] = server.rest_port
         yield opened
     finally:
         for server in servers:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import http.client
-import importlib.util
 import io
 import json
 import socket
@@ -21,7 +20,6 @@ import psutil
 import pytest
 
 import inserve
-from inserve.frontends.rest_api.app import RestApp, RestOptions
 from inserve.frontends.rest_api.http_front import HttpLimits
 from inserve.frontends.rest_api.rest_server import RestServer
 from inserve.protos import messages
@@ -35,47 +33,29 @@ MAX_BODY_BYTES = 8 << 20
 ASKS_TO_CLOSE = b"Connection: close\r\n"
 
 
-def _parts() -> Any:
-    path = Path(__file__).with_name("rest_server_of.py")
-    spec = importlib.util.spec_from_file_location("rest_server_of_for_rest_http", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[inserve.Server]:
     names = ("half_plus_two", "cnn", "lookup", "slow", "multi", "types")
-    with inserve.Server(models={name: MODELS / name for name in names}) as server:
+    models = {name: MODELS / name for name in names}
+    with inserve.Server(models=models, rest="127.0.0.1:0", rest_max_body_bytes=MAX_BODY_BYTES) as server:
         yield server
 
 
-@pytest.fixture(scope="module")
-def app(server: inserve.Server) -> RestApp:
-    made: RestApp = _parts().rest_app_of(server, RestOptions(max_body_bytes=MAX_BODY_BYTES))
-    return made
-
-
-@pytest.fixture(scope="module")
-def rest(app: RestApp) -> Iterator[RestServer]:
-    rest = RestServer(app, ["127.0.0.1:0"])
-    rest.start()
-    yield rest
-    rest.stop()
+@pytest.fixture
+def port(server: inserve.Server) -> int:
+    assert server.rest_port is not None
+    return server.rest_port
 
 
 @pytest.fixture
-def http_client(rest: RestServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"http://127.0.0.1:{rest.port}", timeout=LIMIT_S) as client:
+def http_client(port: int) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S) as client:
         yield client
 
 
 @pytest.fixture
-def wire(rest: RestServer) -> Iterator[socket.socket]:
-    assert rest.port is not None
-    with socket.create_connection(("127.0.0.1", rest.port), LIMIT_S) as connection:
+def wire(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), LIMIT_S) as connection:
         yield connection
 
 
@@ -114,10 +94,9 @@ def test_pipelined_requests_are_answered_in_order(wire: socket.socket) -> None:
     assert values == [[number / 2 + 3] for number in range(500)]
 
 
-def test_a_long_run_holds_up_its_own_connection_only(rest: RestServer, wire: socket.socket) -> None:
+def test_a_long_run_holds_up_its_own_connection_only(port: int, wire: socket.socket) -> None:
     wire.sendall(request(path="/v1/models/slow:predict") + request())
-    assert rest.port is not None
-    with socket.create_connection(("127.0.0.1", rest.port), LIMIT_S) as other:
+    with socket.create_connection(("127.0.0.1", port), LIMIT_S) as other:
         other.sendall(request())
         assert read_answer(other) == (200, RIGHT)
         wire.setblocking(False)
@@ -134,12 +113,9 @@ def test_a_client_that_has_finished_writing_is_answered(wire: socket.socket, pat
     assert b"200 OK" in read_all(wire)
 
 
-def test_a_client_that_resets_its_connection_harms_nobody(
-    rest: RestServer, http_client: httpx.Client
-) -> None:
+def test_a_client_that_resets_its_connection_harms_nobody(port: int, http_client: httpx.Client) -> None:
     for data in (request()[:30], request(), request(path="/v1/models/slow:predict")):
-        assert rest.port is not None
-        connection = socket.create_connection(("127.0.0.1", rest.port), LIMIT_S)
+        connection = socket.create_connection(("127.0.0.1", port), LIMIT_S)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.sendall(data)
         connection.close()
@@ -152,9 +128,8 @@ def test_a_request_that_comes_byte_by_byte_is_answered(wire: socket.socket) -> N
     assert read_answer(wire) == (200, RIGHT)
 
 
-def test_a_chunked_body_is_answered(rest: RestServer) -> None:
-    assert rest.port is not None
-    connection = http.client.HTTPConnection("127.0.0.1", rest.port, timeout=LIMIT_S)
+def test_a_chunked_body_is_answered(port: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
     try:
         for _ in range(2):
             connection.request("POST", PREDICT, iter([BODY[:7], BODY[7:]]), encode_chunked=True)
@@ -175,8 +150,8 @@ def test_an_answer_arrives_though_the_body_is_refused(wire: socket.socket) -> No
     assert (status, list(body)) == (413, ["error"])
 
 
-def test_a_slow_client_is_given_up_and_others_are_not(app: RestApp) -> None:
-    rest = RestServer(app, ["127.0.0.1:0"], HttpLimits(request_timeout_s=0.5, idle_timeout_s=LIMIT_S))
+def test_a_slow_client_is_given_up_and_others_are_not(server: inserve.Server) -> None:
+    rest = RestServer(server.asgi, ["127.0.0.1:0"], HttpLimits(request_timeout_s=0.5, idle_timeout_s=LIMIT_S))
     rest.start()
     try:
         assert rest.port is not None
@@ -195,8 +170,8 @@ def test_a_slow_client_is_given_up_and_others_are_not(app: RestApp) -> None:
         rest.stop()
 
 
-def test_connections_too_many_are_refused_until_others_end(app: RestApp) -> None:
-    rest = RestServer(app, ["127.0.0.1:0"], HttpLimits(max_connections=2))
+def test_connections_too_many_are_refused_until_others_end(server: inserve.Server) -> None:
+    rest = RestServer(server.asgi, ["127.0.0.1:0"], HttpLimits(max_connections=2))
     rest.start()
     try:
         assert rest.port is not None
@@ -218,9 +193,9 @@ def test_connections_too_many_are_refused_until_others_end(app: RestApp) -> None
         rest.stop()
 
 
-def test_many_threads_may_ask_at_once(rest: RestServer) -> None:
+def test_many_threads_may_ask_at_once(port: int) -> None:
     def ask(results: list[Any]) -> None:
-        with httpx.Client(base_url=f"http://127.0.0.1:{rest.port}", timeout=LIMIT_S) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S) as client:
             results.extend(client.post(PREDICT, content=BODY).json() for _ in range(20))
 
     results: list[Any] = []
@@ -267,17 +242,14 @@ def test_a_gzip_bomb_takes_no_memory(http_client: httpx.Client) -> None:
     assert peak_growth(send) < 100 << 20
 
 
-def test_a_length_that_is_only_announced_takes_no_memory(rest: RestServer) -> None:
+def test_a_length_that_is_only_announced_takes_no_memory(port: int) -> None:
     connections = []
 
     def announce() -> None:
         for _ in range(50):
-            assert rest.port is not None
-            connection = socket.create_connection(("127.0.0.1", rest.port), LIMIT_S)
+            connection = socket.create_connection(("127.0.0.1", port), LIMIT_S)
             connections.append(connection)
-            connection.sendall(
-                b"POST %b HTTP/1.1\r\nContent-Length: %d\r\n\r\n{" % (PREDICT.encode(), 8 << 20)
-            )
+            connection.sendall(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n{" % MAX_BODY_BYTES)
 
     try:
         assert peak_growth(announce) < 50 << 20
@@ -359,10 +331,10 @@ def test_a_message_goes_in_and_out_serialized(http_client: httpx.Client) -> None
     assert list(response.outputs["y"].float_val) == [3.5, 4.0]
 
 
-async def test_the_application_runs_below_another_one(app: RestApp) -> None:
+async def test_the_application_runs_below_another_one(server: inserve.Server) -> None:
     async def host(scope: Any, receive: Any, send: Any) -> None:
         """Mount the API at /tf the way frameworks do."""
-        await app({**scope, "root_path": "/tf"}, receive, send)
+        await server.asgi({**scope, "root_path": "/tf"}, receive, send)
 
     transport = httpx.ASGITransport(host)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
