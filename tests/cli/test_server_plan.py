@@ -162,6 +162,20 @@ def test_batching_is_as_lenient_as_asked_for() -> None:
     assert not batching.strict
 
 
+def test_batch_sizes_can_be_measured_which_leaves_nothing_to_a_file() -> None:
+    batching = plan(auto_batching=True, strict_batching=False).options.batching
+    assert isinstance(batching, BatchingOptions)
+    assert batching.measure_sizes
+    with pytest.raises(InvalidArgumentError, match="either auto_batching or strict_batching"):
+        plan(auto_batching=True)
+
+
+def test_processes_and_tuning_are_taken_over() -> None:
+    options = plan(workers=3, tune=False, tuning_cache_dir="/cache").options
+    assert (options.workers, options.tune, options.cache_dir) == (3, False, "/cache")
+    assert plan().options.cache_dir is None
+
+
 def test_prometheus_needs_rest(tmp_path: Path, bad: str) -> None:
     path = tmp_path / "monitoring"
     path.write_text('prometheus_config { enable: true path: "/metrics" }')

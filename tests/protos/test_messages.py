@@ -17,23 +17,15 @@ from inserve.protos import messages, pool
 
 FIELDS_ELSEWHERE = {
     # Messages of which only some fields, or none, are declared; the rest travels as unknown fields.
-    "tensorflow.BatchingOptions",
-    "tensorflow.ClusterDef",
-    "tensorflow.ConfigProto.Experimental",
     "tensorflow.CostGraphDef",
-    "tensorflow.DebugOptions",
     "tensorflow.FullTypeDef",
     "tensorflow.FunctionDef.ArgAttrs",
-    "tensorflow.GPUOptions.Experimental",
     "tensorflow.GradientDef",
     "tensorflow.GraphDebugInfo",
     "tensorflow.NodeDef.ExperimentalDebugInfo",
     "tensorflow.OpDef",
     "tensorflow.OpList",
-    "tensorflow.RPCOptions",
     "tensorflow.RegisteredGradient",
-    "tensorflow.RewriterConfig",
-    "tensorflow.RunMetadata.FunctionGraphs",
     "tensorflow.SavedObjectGraph",
     "tensorflow.StepStats",
 }

@@ -276,6 +276,26 @@ class Flags:
         "a batch as a whole.",
         library_default=False, is_extra=True,
     )  # fmt: skip
+    auto_batching: bool = _flag(
+        False, "bool", _BATCHING,
+        "Batch, without a parameter file, in the sizes that measurably pay; not with strict_batching.",
+        is_extra=True,
+    )  # fmt: skip
+    workers: int = _flag(
+        1, "int32", _RUNTIME,
+        "Processes that serve the same models at the same ports, each with a copy of every model.",
+        minimum=1, is_extra=True,
+    )  # fmt: skip
+    tune: bool = _flag(
+        True, "bool", _LOADING,
+        "Measure, when a version is loaded, where its graphs run fastest and with how many threads.",
+        is_extra=True,
+    )  # fmt: skip
+    tuning_cache_dir: str = _flag(
+        "", "string", _LOADING,
+        "Where these measurements are kept for the next start; empty: a folder in the user's cache.",
+        is_extra=True,
+    )  # fmt: skip
     custom_ops: str = _flag(
         "", "string", _RUNTIME,
         "Libraries of custom operations: paths, or packages that contain them; separated by commas, or "

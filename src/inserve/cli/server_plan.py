@@ -18,6 +18,7 @@ from inserve.cli.flags import Flags, flag_table
 from inserve.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from inserve.batching.options import BatchingOptions
     from inserve.protos.messages import ModelServerConfig
     from inserve.server.model_server import Server
     from inserve.server.options import ServerOptions
@@ -197,7 +198,9 @@ def _platform_settings(flags: Flags) -> PlatformSettings | None:
             "server_options.enable_batching to true."
         )
     batching = None
-    if flags.enable_batching:
+    if flags.auto_batching:
+        batching = _auto_batching(flags)
+    elif flags.enable_batching:
         from inserve.server.batching_config import read_batching_options
 
         batching = read_batching_options(flags.batching_parameters_file or None, flags.strict_batching)
@@ -212,6 +215,15 @@ def _platform_settings(flags: Flags) -> PlatformSettings | None:
         num_tflite_pools=flags.num_tflite_pools,
         num_tflite_interpreters_per_pool=flags.num_tflite_interpreters_per_pool,
     )
+
+
+def _auto_batching(flags: Flags) -> BatchingOptions:
+    from inserve.batching.options import BatchingOptions
+
+    for name in ("strict_batching", "batching_parameters_file", "enable_per_model_batching_parameters"):
+        if getattr(flags, name):
+            raise InvalidArgumentError(f"expected either auto_batching or {name}, got both")
+    return BatchingOptions.auto()
 
 
 def _session_config(flags: Flags) -> bytes:
@@ -268,6 +280,9 @@ def _options(flags: Flags, given: Collection[str], platform: PlatformSettings | 
                 None if flags.file_system_poll_wait_seconds < 0 else flags.file_system_poll_wait_seconds
             ),
             generate_warmup=flags.generate_warmup,
+            workers=flags.workers,
+            tune=flags.tune,
+            cache_dir=flags.tuning_cache_dir or None,
             memory_budget=flags.memory_budget_bytes or None,
             check_complete=flags.check_complete,
             config_poll_interval=(

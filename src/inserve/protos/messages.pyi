@@ -579,93 +579,283 @@ class GraphDef(_Message):
     ) -> None: ...
 class StepStats(_Message):
     def __init__(self) -> None: ...
-class ClusterDef(_Message):
-    def __init__(self) -> None: ...
-class DebugOptions(_Message):
-    def __init__(self) -> None: ...
-class RewriterConfig(_Message):
-    def __init__(self) -> None: ...
-class RPCOptions(_Message):
-    def __init__(self) -> None: ...
-class ConfigProto(_Message):
-    class Experimental(_Message):
-        MlirBridgeRollout: _ClassVar[_EnumTypeWrapper]
-        MLIR_BRIDGE_ROLLOUT_UNSPECIFIED: _ClassVar[int]
-        MLIR_BRIDGE_ROLLOUT_ENABLED: _ClassVar[int]
-        MLIR_BRIDGE_ROLLOUT_DISABLED: _ClassVar[int]
-        executor_type: str
-        use_numa_affinity: bool
-        disable_thread_spinning: bool
-        @property
-        def session_metadata(self) -> SessionMetadata: ...
-        optimize_for_static_graph: bool
-        use_tfrt: bool
-        disable_functional_ops_lowering: bool
-        disable_optimize_for_static_graph: bool
-        target_tpu: bool
-        target_gpu: bool
-        def __init__(
-            self,
-            *,
-            executor_type: str | None = ...,
-            use_numa_affinity: bool | None = ...,
-            disable_thread_spinning: bool | None = ...,
-            session_metadata: SessionMetadata | None = ...,
-            optimize_for_static_graph: bool | None = ...,
-            use_tfrt: bool | None = ...,
-            disable_functional_ops_lowering: bool | None = ...,
-            disable_optimize_for_static_graph: bool | None = ...,
-            target_tpu: bool | None = ...,
-            target_gpu: bool | None = ...,
-        ) -> None: ...
+class JobDef(_Message):
+    name: str
     @property
-    def device_count(self) -> _ScalarMap[str, int]: ...
-    intra_op_parallelism_threads: int
-    placement_period: int
-    @property
-    def device_filters(self) -> _RepeatedScalar[str]: ...
-    inter_op_parallelism_threads: int
-    @property
-    def gpu_options(self) -> GPUOptions: ...
-    allow_soft_placement: bool
-    log_device_placement: bool
-    use_per_session_threads: bool
-    @property
-    def graph_options(self) -> GraphOptions: ...
-    operation_timeout_in_ms: int
-    @property
-    def session_inter_op_thread_pool(self) -> _RepeatedComposite[ThreadPoolOptionProto]: ...
-    @property
-    def rpc_options(self) -> RPCOptions: ...
-    @property
-    def cluster_def(self) -> ClusterDef: ...
-    isolate_session_state: bool
-    @property
-    def experimental(self) -> ConfigProto.Experimental: ...
-    share_cluster_devices_in_session: bool
-    @property
-    def pluggable_device_options(self) -> GPUOptions: ...
+    def tasks(self) -> _ScalarMap[int, str]: ...
     def __init__(
         self,
         *,
-        device_count: _Mapping[str, int] | None = ...,
-        intra_op_parallelism_threads: int | None = ...,
-        placement_period: int | None = ...,
-        device_filters: _Iterable[str] | None = ...,
-        inter_op_parallelism_threads: int | None = ...,
-        gpu_options: GPUOptions | None = ...,
-        allow_soft_placement: bool | None = ...,
-        log_device_placement: bool | None = ...,
-        use_per_session_threads: bool | None = ...,
-        graph_options: GraphOptions | None = ...,
-        operation_timeout_in_ms: int | None = ...,
-        session_inter_op_thread_pool: _Iterable[ThreadPoolOptionProto] | None = ...,
-        rpc_options: RPCOptions | None = ...,
-        cluster_def: ClusterDef | None = ...,
-        isolate_session_state: bool | None = ...,
-        experimental: ConfigProto.Experimental | None = ...,
-        share_cluster_devices_in_session: bool | None = ...,
-        pluggable_device_options: GPUOptions | None = ...,
+        name: str | None = ...,
+        tasks: _Mapping[int, str] | None = ...,
+    ) -> None: ...
+class ClusterDef(_Message):
+    @property
+    def job(self) -> _RepeatedComposite[JobDef]: ...
+    def __init__(
+        self,
+        *,
+        job: _Iterable[JobDef] | None = ...,
+    ) -> None: ...
+class CoordinatedJob(_Message):
+    name: str
+    num_tasks: int
+    def __init__(
+        self,
+        *,
+        name: str | None = ...,
+        num_tasks: int | None = ...,
+    ) -> None: ...
+class CoordinationServiceConfig(_Message):
+    service_type: str
+    service_leader: str
+    enable_health_check: bool
+    cluster_register_timeout_in_ms: int
+    cluster_register_with_barrier: bool
+    heartbeat_timeout_in_ms: int
+    @property
+    def coordinated_job_list(self) -> _RepeatedComposite[CoordinatedJob]: ...
+    shutdown_barrier_timeout_in_ms: int
+    agent_destruction_without_shutdown: bool
+    @property
+    def recoverable_jobs(self) -> _RepeatedScalar[str]: ...
+    allow_new_incarnation_to_reconnect: bool
+    force_disable: bool
+    poll_for_error_from_service_at_startup: bool
+    def __init__(
+        self,
+        *,
+        service_type: str | None = ...,
+        service_leader: str | None = ...,
+        enable_health_check: bool | None = ...,
+        cluster_register_timeout_in_ms: int | None = ...,
+        cluster_register_with_barrier: bool | None = ...,
+        heartbeat_timeout_in_ms: int | None = ...,
+        coordinated_job_list: _Iterable[CoordinatedJob] | None = ...,
+        shutdown_barrier_timeout_in_ms: int | None = ...,
+        agent_destruction_without_shutdown: bool | None = ...,
+        recoverable_jobs: _Iterable[str] | None = ...,
+        allow_new_incarnation_to_reconnect: bool | None = ...,
+        force_disable: bool | None = ...,
+        poll_for_error_from_service_at_startup: bool | None = ...,
+    ) -> None: ...
+class DebugTensorWatch(_Message):
+    node_name: str
+    output_slot: int
+    @property
+    def debug_ops(self) -> _RepeatedScalar[str]: ...
+    @property
+    def debug_urls(self) -> _RepeatedScalar[str]: ...
+    tolerate_debug_op_creation_failures: bool
+    def __init__(
+        self,
+        *,
+        node_name: str | None = ...,
+        output_slot: int | None = ...,
+        debug_ops: _Iterable[str] | None = ...,
+        debug_urls: _Iterable[str] | None = ...,
+        tolerate_debug_op_creation_failures: bool | None = ...,
+    ) -> None: ...
+class DebugOptions(_Message):
+    @property
+    def debug_tensor_watch_opts(self) -> _RepeatedComposite[DebugTensorWatch]: ...
+    global_step: int
+    reset_disk_byte_usage: bool
+    def __init__(
+        self,
+        *,
+        debug_tensor_watch_opts: _Iterable[DebugTensorWatch] | None = ...,
+        global_step: int | None = ...,
+        reset_disk_byte_usage: bool | None = ...,
+    ) -> None: ...
+class DebuggedSourceFile(_Message):
+    host: str
+    file_path: str
+    last_modified: int
+    bytes: int
+    @property
+    def lines(self) -> _RepeatedScalar[str]: ...
+    def __init__(
+        self,
+        *,
+        host: str | None = ...,
+        file_path: str | None = ...,
+        last_modified: int | None = ...,
+        bytes: int | None = ...,
+        lines: _Iterable[str] | None = ...,
+    ) -> None: ...
+class DebuggedSourceFiles(_Message):
+    @property
+    def source_files(self) -> _RepeatedComposite[DebuggedSourceFile]: ...
+    def __init__(
+        self,
+        *,
+        source_files: _Iterable[DebuggedSourceFile] | None = ...,
+    ) -> None: ...
+class VerifierConfig(_Message):
+    Toggle: _ClassVar[_EnumTypeWrapper]
+    DEFAULT: _ClassVar[int]
+    ON: _ClassVar[int]
+    OFF: _ClassVar[int]
+    verification_timeout_in_ms: int
+    structure_verifier: int
+    def __init__(
+        self,
+        *,
+        verification_timeout_in_ms: int | None = ...,
+        structure_verifier: int | None = ...,
+    ) -> None: ...
+class AutoParallelOptions(_Message):
+    enable: bool
+    num_replicas: int
+    def __init__(
+        self,
+        *,
+        enable: bool | None = ...,
+        num_replicas: int | None = ...,
+    ) -> None: ...
+class ScopedAllocatorOptions(_Message):
+    @property
+    def enable_op(self) -> _RepeatedScalar[str]: ...
+    def __init__(
+        self,
+        *,
+        enable_op: _Iterable[str] | None = ...,
+    ) -> None: ...
+class RewriterConfig(_Message):
+    class CustomGraphOptimizer(_Message):
+        name: str
+        @property
+        def parameter_map(self) -> _MessageMap[str, AttrValue]: ...
+        def __init__(
+            self,
+            *,
+            name: str | None = ...,
+            parameter_map: _Mapping[str, AttrValue] | None = ...,
+        ) -> None: ...
+    Toggle: _ClassVar[_EnumTypeWrapper]
+    DEFAULT: _ClassVar[int]
+    ON: _ClassVar[int]
+    OFF: _ClassVar[int]
+    AGGRESSIVE: _ClassVar[int]
+    EXPERIMENTAL_MLIR: _ClassVar[int]
+    EXPERIMENTAL_BOTH: _ClassVar[int]
+    CpuLayout: _ClassVar[_EnumTypeWrapper]
+    NO_CONVERSION_ON_CPU: _ClassVar[int]
+    NCHW_TO_NHWC: _ClassVar[int]
+    NHWC_TO_NCHW: _ClassVar[int]
+    NumIterationsType: _ClassVar[_EnumTypeWrapper]
+    DEFAULT_NUM_ITERS: _ClassVar[int]
+    ONE: _ClassVar[int]
+    TWO: _ClassVar[int]
+    MemOptType: _ClassVar[_EnumTypeWrapper]
+    DEFAULT_MEM_OPT: _ClassVar[int]
+    NO_MEM_OPT: _ClassVar[int]
+    MANUAL: _ClassVar[int]
+    SWAPPING_HEURISTICS: _ClassVar[int]
+    RECOMPUTATION_HEURISTICS: _ClassVar[int]
+    SCHEDULING_HEURISTICS: _ClassVar[int]
+    HEURISTICS: _ClassVar[int]
+    cpu_layout_conversion: int
+    layout_optimizer: int
+    constant_folding: int
+    shape_optimization: int
+    remapping: int
+    common_subgraph_elimination: int
+    arithmetic_optimization: int
+    dependency_optimization: int
+    loop_optimization: int
+    function_optimization: int
+    debug_stripper: int
+    disable_model_pruning: bool
+    scoped_allocator_optimization: int
+    pin_to_host_optimization: int
+    implementation_selector: int
+    auto_mixed_precision: int
+    auto_mixed_precision_mkl: int
+    auto_mixed_precision_onednn_bfloat16: int
+    auto_mixed_precision_cpu: int
+    disable_meta_optimizer: bool
+    disable_tfg_optimizer: bool
+    use_plugin_optimizers: int
+    experimental_conditional_code_motion: int
+    meta_optimizer_iterations: int
+    min_graph_nodes: int
+    experimental_disable_compressed_tensor_optimization: bool
+    experimental_disable_folding_quantization_emulation: bool
+    memory_optimization: int
+    memory_optimizer_target_node_name_scope: str
+    meta_optimizer_timeout_ms: int
+    @property
+    def auto_parallel(self) -> AutoParallelOptions: ...
+    fail_on_optimizer_errors: bool
+    @property
+    def scoped_allocator_opts(self) -> ScopedAllocatorOptions: ...
+    @property
+    def optimizers(self) -> _RepeatedScalar[str]: ...
+    @property
+    def custom_optimizers(self) -> _RepeatedComposite[RewriterConfig.CustomGraphOptimizer]: ...
+    @property
+    def inter_optimizer_verifier_config(self) -> VerifierConfig: ...
+    @property
+    def post_optimization_verifier_config(self) -> VerifierConfig: ...
+    def __init__(
+        self,
+        *,
+        cpu_layout_conversion: int | None = ...,
+        layout_optimizer: int | None = ...,
+        constant_folding: int | None = ...,
+        shape_optimization: int | None = ...,
+        remapping: int | None = ...,
+        common_subgraph_elimination: int | None = ...,
+        arithmetic_optimization: int | None = ...,
+        dependency_optimization: int | None = ...,
+        loop_optimization: int | None = ...,
+        function_optimization: int | None = ...,
+        debug_stripper: int | None = ...,
+        disable_model_pruning: bool | None = ...,
+        scoped_allocator_optimization: int | None = ...,
+        pin_to_host_optimization: int | None = ...,
+        implementation_selector: int | None = ...,
+        auto_mixed_precision: int | None = ...,
+        auto_mixed_precision_mkl: int | None = ...,
+        auto_mixed_precision_onednn_bfloat16: int | None = ...,
+        auto_mixed_precision_cpu: int | None = ...,
+        disable_meta_optimizer: bool | None = ...,
+        disable_tfg_optimizer: bool | None = ...,
+        use_plugin_optimizers: int | None = ...,
+        experimental_conditional_code_motion: int | None = ...,
+        meta_optimizer_iterations: int | None = ...,
+        min_graph_nodes: int | None = ...,
+        experimental_disable_compressed_tensor_optimization: bool | None = ...,
+        experimental_disable_folding_quantization_emulation: bool | None = ...,
+        memory_optimization: int | None = ...,
+        memory_optimizer_target_node_name_scope: str | None = ...,
+        meta_optimizer_timeout_ms: int | None = ...,
+        auto_parallel: AutoParallelOptions | None = ...,
+        fail_on_optimizer_errors: bool | None = ...,
+        scoped_allocator_opts: ScopedAllocatorOptions | None = ...,
+        optimizers: _Iterable[str] | None = ...,
+        custom_optimizers: _Iterable[RewriterConfig.CustomGraphOptimizer] | None = ...,
+        inter_optimizer_verifier_config: VerifierConfig | None = ...,
+        post_optimization_verifier_config: VerifierConfig | None = ...,
+    ) -> None: ...
+class RPCOptions(_Message):
+    use_rpc_for_inprocess_master: bool
+    compression_algorithm: str
+    compression_level: int
+    cache_rpc_response: bool
+    disable_session_connection_sharing: bool
+    num_channels_per_target: int
+    def __init__(
+        self,
+        *,
+        use_rpc_for_inprocess_master: bool | None = ...,
+        compression_algorithm: str | None = ...,
+        compression_level: int | None = ...,
+        cache_rpc_response: bool | None = ...,
+        disable_session_connection_sharing: bool | None = ...,
+        num_channels_per_target: int | None = ...,
     ) -> None: ...
 class GPUOptions(_Message):
     class Experimental(_Message):
@@ -683,11 +873,63 @@ class GPUOptions(_Message):
                 priority: _Iterable[int] | None = ...,
                 device_ordinal: _Iterable[int] | None = ...,
             ) -> None: ...
-        def __init__(self) -> None: ...
+        class StreamMergeOptions(_Message):
+            merge_host_to_device_stream: bool
+            merge_device_to_host_stream: bool
+            merge_device_to_device_stream: bool
+            def __init__(
+                self,
+                *,
+                merge_host_to_device_stream: bool | None = ...,
+                merge_device_to_host_stream: bool | None = ...,
+                merge_device_to_device_stream: bool | None = ...,
+            ) -> None: ...
+        @property
+        def virtual_devices(self) -> _RepeatedComposite[GPUOptions.Experimental.VirtualDevices]: ...
+        num_virtual_devices_per_gpu: int
+        use_unified_memory: bool
+        num_dev_to_dev_copy_streams: int
+        collective_ring_order: str
+        timestamped_allocator: bool
+        kernel_tracker_max_interval: int
+        kernel_tracker_max_bytes: int
+        kernel_tracker_max_pending: int
+        internal_fragmentation_fraction: float
+        use_cuda_malloc_async: bool
+        disallow_retry_on_allocation_failure: bool
+        gpu_host_mem_limit_in_mb: float
+        gpu_host_mem_disallow_growth: bool
+        gpu_system_memory_size_in_mb: int
+        populate_pjrt_gpu_client_creation_info: bool
+        node_id: int
+        @property
+        def stream_merge_options(self) -> GPUOptions.Experimental.StreamMergeOptions: ...
+        def __init__(
+            self,
+            *,
+            virtual_devices: _Iterable[GPUOptions.Experimental.VirtualDevices] | None = ...,
+            num_virtual_devices_per_gpu: int | None = ...,
+            use_unified_memory: bool | None = ...,
+            num_dev_to_dev_copy_streams: int | None = ...,
+            collective_ring_order: str | None = ...,
+            timestamped_allocator: bool | None = ...,
+            kernel_tracker_max_interval: int | None = ...,
+            kernel_tracker_max_bytes: int | None = ...,
+            kernel_tracker_max_pending: int | None = ...,
+            internal_fragmentation_fraction: float | None = ...,
+            use_cuda_malloc_async: bool | None = ...,
+            disallow_retry_on_allocation_failure: bool | None = ...,
+            gpu_host_mem_limit_in_mb: float | None = ...,
+            gpu_host_mem_disallow_growth: bool | None = ...,
+            gpu_system_memory_size_in_mb: int | None = ...,
+            populate_pjrt_gpu_client_creation_info: bool | None = ...,
+            node_id: int | None = ...,
+            stream_merge_options: GPUOptions.Experimental.StreamMergeOptions | None = ...,
+        ) -> None: ...
     per_process_gpu_memory_fraction: float
+    allow_growth: bool
     allocator_type: str
     deferred_deletion_bytes: int
-    allow_growth: bool
     visible_device_list: str
     polling_active_delay_usecs: int
     polling_inactive_delay_msecs: int
@@ -698,39 +940,14 @@ class GPUOptions(_Message):
         self,
         *,
         per_process_gpu_memory_fraction: float | None = ...,
+        allow_growth: bool | None = ...,
         allocator_type: str | None = ...,
         deferred_deletion_bytes: int | None = ...,
-        allow_growth: bool | None = ...,
         visible_device_list: str | None = ...,
         polling_active_delay_usecs: int | None = ...,
         polling_inactive_delay_msecs: int | None = ...,
         force_gpu_compatible: bool | None = ...,
         experimental: GPUOptions.Experimental | None = ...,
-    ) -> None: ...
-class GraphOptions(_Message):
-    enable_recv_scheduling: bool
-    @property
-    def optimizer_options(self) -> OptimizerOptions: ...
-    build_cost_model: int
-    infer_shapes: bool
-    place_pruned_graph: bool
-    enable_bfloat16_sendrecv: bool
-    timeline_step: int
-    build_cost_model_after: int
-    @property
-    def rewrite_options(self) -> RewriterConfig: ...
-    def __init__(
-        self,
-        *,
-        enable_recv_scheduling: bool | None = ...,
-        optimizer_options: OptimizerOptions | None = ...,
-        build_cost_model: int | None = ...,
-        infer_shapes: bool | None = ...,
-        place_pruned_graph: bool | None = ...,
-        enable_bfloat16_sendrecv: bool | None = ...,
-        timeline_step: int | None = ...,
-        build_cost_model_after: int | None = ...,
-        rewrite_options: RewriterConfig | None = ...,
     ) -> None: ...
 class OptimizerOptions(_Message):
     Level: _ClassVar[_EnumTypeWrapper]
@@ -743,21 +960,46 @@ class OptimizerOptions(_Message):
     ON_2: _ClassVar[int]
     do_common_subexpression_elimination: bool
     do_constant_folding: bool
-    opt_level: int
-    do_function_inlining: bool
-    global_jit_level: int
     max_folded_constant_in_bytes: int
+    do_function_inlining: bool
+    opt_level: int
+    global_jit_level: int
     cpu_global_jit: bool
     def __init__(
         self,
         *,
         do_common_subexpression_elimination: bool | None = ...,
         do_constant_folding: bool | None = ...,
-        opt_level: int | None = ...,
-        do_function_inlining: bool | None = ...,
-        global_jit_level: int | None = ...,
         max_folded_constant_in_bytes: int | None = ...,
+        do_function_inlining: bool | None = ...,
+        opt_level: int | None = ...,
+        global_jit_level: int | None = ...,
         cpu_global_jit: bool | None = ...,
+    ) -> None: ...
+class GraphOptions(_Message):
+    enable_recv_scheduling: bool
+    @property
+    def optimizer_options(self) -> OptimizerOptions: ...
+    build_cost_model: int
+    build_cost_model_after: int
+    infer_shapes: bool
+    place_pruned_graph: bool
+    enable_bfloat16_sendrecv: bool
+    timeline_step: int
+    @property
+    def rewrite_options(self) -> RewriterConfig: ...
+    def __init__(
+        self,
+        *,
+        enable_recv_scheduling: bool | None = ...,
+        optimizer_options: OptimizerOptions | None = ...,
+        build_cost_model: int | None = ...,
+        build_cost_model_after: int | None = ...,
+        infer_shapes: bool | None = ...,
+        place_pruned_graph: bool | None = ...,
+        enable_bfloat16_sendrecv: bool | None = ...,
+        timeline_step: int | None = ...,
+        rewrite_options: RewriterConfig | None = ...,
     ) -> None: ...
 class ThreadPoolOptionProto(_Message):
     num_threads: int
@@ -776,6 +1018,131 @@ class SessionMetadata(_Message):
         *,
         name: str | None = ...,
         version: int | None = ...,
+    ) -> None: ...
+class ConfigProto(_Message):
+    class Experimental(_Message):
+        MlirBridgeRollout: _ClassVar[_EnumTypeWrapper]
+        MLIR_BRIDGE_ROLLOUT_UNSPECIFIED: _ClassVar[int]
+        MLIR_BRIDGE_ROLLOUT_ENABLED: _ClassVar[int]
+        MLIR_BRIDGE_ROLLOUT_DISABLED: _ClassVar[int]
+        collective_group_leader: str
+        executor_type: str
+        recv_buf_max_chunk: int
+        use_numa_affinity: bool
+        collective_deterministic_sequential_execution: bool
+        collective_nccl: bool
+        share_session_state_in_clusterspec_propagation: bool
+        disable_thread_spinning: bool
+        share_cluster_devices_in_session: bool
+        @property
+        def session_metadata(self) -> SessionMetadata: ...
+        optimize_for_static_graph: bool
+        enable_mlir_bridge: bool
+        mlir_bridge_rollout: int
+        enable_mlir_graph_optimization: bool
+        disable_output_partition_graphs: bool
+        xla_fusion_autotuner_thresh: int
+        use_tfrt: bool
+        enable_multi_host: bool
+        tfrt_use_ifrt: bool
+        backend_server_port: int
+        target_tpu: bool
+        target_gpu: bool
+        stream_merge_threshold: int
+        disable_functional_ops_lowering: bool
+        xla_prefer_single_graph_cluster: bool
+        @property
+        def coordination_config(self) -> CoordinationServiceConfig: ...
+        disable_optimize_for_static_graph: bool
+        disable_eager_executor_streaming_enqueue: bool
+        finalize_function_library_runtime: bool
+        finalize_resource_manager: bool
+        tf2xla_dump_dir: str
+        online_cost_analysis: bool
+        def __init__(
+            self,
+            *,
+            collective_group_leader: str | None = ...,
+            executor_type: str | None = ...,
+            recv_buf_max_chunk: int | None = ...,
+            use_numa_affinity: bool | None = ...,
+            collective_deterministic_sequential_execution: bool | None = ...,
+            collective_nccl: bool | None = ...,
+            share_session_state_in_clusterspec_propagation: bool | None = ...,
+            disable_thread_spinning: bool | None = ...,
+            share_cluster_devices_in_session: bool | None = ...,
+            session_metadata: SessionMetadata | None = ...,
+            optimize_for_static_graph: bool | None = ...,
+            enable_mlir_bridge: bool | None = ...,
+            mlir_bridge_rollout: int | None = ...,
+            enable_mlir_graph_optimization: bool | None = ...,
+            disable_output_partition_graphs: bool | None = ...,
+            xla_fusion_autotuner_thresh: int | None = ...,
+            use_tfrt: bool | None = ...,
+            enable_multi_host: bool | None = ...,
+            tfrt_use_ifrt: bool | None = ...,
+            backend_server_port: int | None = ...,
+            target_tpu: bool | None = ...,
+            target_gpu: bool | None = ...,
+            stream_merge_threshold: int | None = ...,
+            disable_functional_ops_lowering: bool | None = ...,
+            xla_prefer_single_graph_cluster: bool | None = ...,
+            coordination_config: CoordinationServiceConfig | None = ...,
+            disable_optimize_for_static_graph: bool | None = ...,
+            disable_eager_executor_streaming_enqueue: bool | None = ...,
+            finalize_function_library_runtime: bool | None = ...,
+            finalize_resource_manager: bool | None = ...,
+            tf2xla_dump_dir: str | None = ...,
+            online_cost_analysis: bool | None = ...,
+        ) -> None: ...
+    @property
+    def device_count(self) -> _ScalarMap[str, int]: ...
+    intra_op_parallelism_threads: int
+    inter_op_parallelism_threads: int
+    use_per_session_threads: bool
+    @property
+    def session_inter_op_thread_pool(self) -> _RepeatedComposite[ThreadPoolOptionProto]: ...
+    placement_period: int
+    @property
+    def device_filters(self) -> _RepeatedScalar[str]: ...
+    @property
+    def gpu_options(self) -> GPUOptions: ...
+    @property
+    def pluggable_device_options(self) -> GPUOptions: ...
+    allow_soft_placement: bool
+    log_device_placement: bool
+    @property
+    def graph_options(self) -> GraphOptions: ...
+    operation_timeout_in_ms: int
+    @property
+    def rpc_options(self) -> RPCOptions: ...
+    @property
+    def cluster_def(self) -> ClusterDef: ...
+    isolate_session_state: bool
+    share_cluster_devices_in_session: bool
+    @property
+    def experimental(self) -> ConfigProto.Experimental: ...
+    def __init__(
+        self,
+        *,
+        device_count: _Mapping[str, int] | None = ...,
+        intra_op_parallelism_threads: int | None = ...,
+        inter_op_parallelism_threads: int | None = ...,
+        use_per_session_threads: bool | None = ...,
+        session_inter_op_thread_pool: _Iterable[ThreadPoolOptionProto] | None = ...,
+        placement_period: int | None = ...,
+        device_filters: _Iterable[str] | None = ...,
+        gpu_options: GPUOptions | None = ...,
+        pluggable_device_options: GPUOptions | None = ...,
+        allow_soft_placement: bool | None = ...,
+        log_device_placement: bool | None = ...,
+        graph_options: GraphOptions | None = ...,
+        operation_timeout_in_ms: int | None = ...,
+        rpc_options: RPCOptions | None = ...,
+        cluster_def: ClusterDef | None = ...,
+        isolate_session_state: bool | None = ...,
+        share_cluster_devices_in_session: bool | None = ...,
+        experimental: ConfigProto.Experimental | None = ...,
     ) -> None: ...
 class RunOptions(_Message):
     class Experimental(_Message):
@@ -824,7 +1191,19 @@ class RunOptions(_Message):
     ) -> None: ...
 class RunMetadata(_Message):
     class FunctionGraphs(_Message):
-        def __init__(self) -> None: ...
+        @property
+        def partition_graphs(self) -> _RepeatedComposite[GraphDef]: ...
+        @property
+        def pre_optimization_graph(self) -> GraphDef: ...
+        @property
+        def post_optimization_graph(self) -> GraphDef: ...
+        def __init__(
+            self,
+            *,
+            partition_graphs: _Iterable[GraphDef] | None = ...,
+            pre_optimization_graph: GraphDef | None = ...,
+            post_optimization_graph: GraphDef | None = ...,
+        ) -> None: ...
     @property
     def step_stats(self) -> StepStats: ...
     @property
@@ -844,8 +1223,59 @@ class RunMetadata(_Message):
         function_graphs: _Iterable[RunMetadata.FunctionGraphs] | None = ...,
         session_metadata: SessionMetadata | None = ...,
     ) -> None: ...
+class TensorConnection(_Message):
+    from_tensor: str
+    to_tensor: str
+    def __init__(
+        self,
+        *,
+        from_tensor: str | None = ...,
+        to_tensor: str | None = ...,
+    ) -> None: ...
+class CallableOptions(_Message):
+    @property
+    def feed(self) -> _RepeatedScalar[str]: ...
+    @property
+    def fetch(self) -> _RepeatedScalar[str]: ...
+    @property
+    def target(self) -> _RepeatedScalar[str]: ...
+    @property
+    def run_options(self) -> RunOptions: ...
+    @property
+    def tensor_connection(self) -> _RepeatedComposite[TensorConnection]: ...
+    @property
+    def feed_devices(self) -> _ScalarMap[str, str]: ...
+    @property
+    def fetch_devices(self) -> _ScalarMap[str, str]: ...
+    fetch_skip_sync: bool
+    def __init__(
+        self,
+        *,
+        feed: _Iterable[str] | None = ...,
+        fetch: _Iterable[str] | None = ...,
+        target: _Iterable[str] | None = ...,
+        run_options: RunOptions | None = ...,
+        tensor_connection: _Iterable[TensorConnection] | None = ...,
+        feed_devices: _Mapping[str, str] | None = ...,
+        fetch_devices: _Mapping[str, str] | None = ...,
+        fetch_skip_sync: bool | None = ...,
+    ) -> None: ...
 class BatchingOptions(_Message):
-    def __init__(self) -> None: ...
+    num_batch_threads: int
+    max_batch_size: int
+    batch_timeout_micros: int
+    @property
+    def allowed_batch_sizes(self) -> _RepeatedScalar[int]: ...
+    max_enqueued_batches: int
+    def __init__(
+        self,
+        *,
+        num_batch_threads: int | None = ...,
+        max_batch_size: int | None = ...,
+        batch_timeout_micros: int | None = ...,
+        allowed_batch_sizes: _Iterable[int] | None = ...,
+        max_enqueued_batches: int | None = ...,
+    ) -> None: ...
 class SavedObjectGraph(_Message):
     def __init__(self) -> None: ...
 class SaverDef(_Message):

@@ -101,10 +101,12 @@ class PollThread:
             raise request.error
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while True:
             with self._lock:
-                # Together, so that a later request wakes the wait below, and one that is taken does not.
+                # Together, so that what comes later wakes the wait below, and what is seen here does not.
                 self._wake.clear()
+                if self._stopping.is_set():
+                    break
                 requests, self._requests = self._requests, []
             next_due: float | None
             error: Exception | None = None
