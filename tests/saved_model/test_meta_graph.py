@@ -42,3 +42,12 @@ def test_the_name_counts_in_the_graph_alone() -> None:
 def test_bytes_that_are_no_meta_graph_are_refused(serialized: bytes) -> None:
     with pytest.raises(InvalidArgumentError, match="the MetaGraphDef of the SavedModel cannot be read"):
         parse_meta_graph(serialized)
+
+
+@pytest.mark.parametrize("operation", [b"While", b"StatelessWhile", b"NextIteration", b"ReduceDataset"])
+def test_a_graph_that_repeats_operations_has_loops(operation: bytes) -> None:
+    assert parse_meta_graph(meta_graph_with(b"\x0a\x04node\x12" + operation)).has_loops
+
+
+def test_a_graph_without_repetition_has_no_loops() -> None:
+    assert not parse_meta_graph(meta_graph_with(b"MatMul")).has_loops

@@ -95,8 +95,8 @@ def test_short_runs_are_measured_in_blocks(clock: ManualClock) -> None:
     assert runner.runs.count((1, CALLING)) >= 50 * MIN_ROUNDS
 
 
-def test_runs_of_many_milliseconds_are_measured_on_the_pool_only(clock: ManualClock) -> None:
-    runner = TimedRunner(clock, {POOL: 0.02, CALLING: 0.001})
+def test_runs_of_more_than_50_milliseconds_are_measured_on_the_pool_only(clock: ManualClock) -> None:
+    runner = TimedRunner(clock, {POOL: 0.06, CALLING: 0.001})
     tuning = measure(clock, [(ONE, {2: runner})])
     assert tuning is not None
     assert {run[1] for run in runner.runs} == {POOL}
@@ -104,11 +104,11 @@ def test_runs_of_many_milliseconds_are_measured_on_the_pool_only(clock: ManualCl
 
 
 def test_rounds_end_with_the_budget(clock: ManualClock) -> None:
-    runner = TimedRunner(clock, {POOL: [0.05, 0.02], CALLING: 0.03})
-    other = TimedRunner(clock, {POOL: [0.02, 0.05], CALLING: 0.03})
-    assert measure(clock, [(ONE, {2: runner, 1: other})], budget_s=0.3) is not None
+    runner = TimedRunner(clock, {POOL: [0.09, 0.06], CALLING: 1.0})
+    other = TimedRunner(clock, {POOL: [0.06, 0.09], CALLING: 1.0})
+    assert measure(clock, [(ONE, {2: runner, 1: other})], budget_s=0.65) is not None
+    # Four rounds take 0.6 s; a fifth would end too late.
     assert len(runner.runs) == 2 + 4
-    assert clock.now() <= 3 * 0.3
 
 
 def test_an_input_that_three_rounds_of_would_take_too_long_is_left_out(clock: ManualClock) -> None:
@@ -121,6 +121,15 @@ def test_a_larger_input_that_cannot_fit_is_not_even_tried(clock: ManualClock) ->
     assert tuning is not None
     assert [size.rows for size in tuning.sizes] == [1]
     assert {run[0] for run in runner.runs} == {1}
+
+
+def test_where_time_is_short_the_default_signature_is_measured(clock: ManualClock) -> None:
+    default = MeasuredInput("serving_default", ("y",), ONE.arrays)
+    cheaper = TimedRunner(clock, {POOL: 0.02, CALLING: 0.02})
+    dearer = TimedRunner(clock, {POOL: 0.03, CALLING: 0.03})
+    tuning = measure(clock, [(ONE, {2: cheaper}), (default, {2: dearer})], budget_s=0.5)
+    assert tuning is not None
+    assert [size.signature for size in tuning.sizes] == ["serving_default"]
 
 
 def test_each_size_has_an_executor_of_its_own(clock: ManualClock) -> None:

@@ -41,6 +41,10 @@ oneDNN is in use, as it is by default on newer processors (``TF_ENABLE_ONEDNN_OP
 """
 
 
+_LOOPING_OPERATIONS = (b"While", b"NextIteration", b"ReduceDataset", b"MapDefun")
+"""Parts of the names of operations that repeat others as often as the values of inputs say."""
+
+
 class MetaGraph(NamedTuple):
     """The signatures of a meta graph, and what has to be known of its graph."""
 
@@ -49,6 +53,8 @@ class MetaGraph(NamedTuple):
     """Serialized ``tensorflow.serving.SignatureDefMap``: every signature as the model states it."""
     needs_checked_shapes: bool
     """Whether the graph has operations that no input of a wrong rank may reach."""
+    has_loops: bool
+    """Whether a run may take as long as the values of its inputs say, whatever their size."""
 
 
 def parse_meta_graph(serialized: bytes) -> MetaGraph:
@@ -60,13 +66,14 @@ def parse_meta_graph(serialized: bytes) -> MetaGraph:
         InvalidArgumentError: Not a MetaGraphDef, or a signature that cannot be read.
     """
     entries = []
-    needs_checked_shapes = False
+    needs_checked_shapes = has_loops = False
     try:
         for number, start, end in _length_delimited_fields(serialized):
             if number == _GRAPH_DEF:
                 needs_checked_shapes |= any(
                     serialized.find(name, start, end) >= 0 for name in _ABORTING_OPERATIONS
                 )
+                has_loops |= any(serialized.find(name, start, end) >= 0 for name in _LOOPING_OPERATIONS)
             elif number == _SIGNATURE_DEF:
                 entries.append(encode_length_delimited_header(_SIGNATURE_DEF_MAP_ENTRY, end - start))
                 entries.append(serialized[start:end])
@@ -77,7 +84,7 @@ def parse_meta_graph(serialized: bytes) -> MetaGraph:
         }
     except (DecodeError, ValueError, IndexError) as error:
         raise InvalidArgumentError(f"the MetaGraphDef of the SavedModel cannot be read: {error}") from error
-    return MetaGraph(signatures, signature_def_map, needs_checked_shapes)
+    return MetaGraph(signatures, signature_def_map, needs_checked_shapes, has_loops)
 
 
 def _length_delimited_fields(serialized: bytes) -> Iterator[tuple[int, int, int]]:

@@ -35,8 +35,15 @@ _CALLING_THREAD = Executor.CALLING_THREAD
 _POOL = Executor.POOL
 
 
+_Feeds: TypeAlias = tuple[tuple[str, DataType], ...]
+_TensorRuns: TypeAlias = "dict[tuple[_Feeds, tuple[str, ...]], SignatureRun]"
+
+
 class SignatureRun:
     """One signature with one choice of outputs, ready to run.
+
+    Runs that are not *is_predictable* take as long as the values they are given say: nothing that was
+    measured tells how long the next one takes.
 
     *output_aliases* name the arrays that ``run`` returns, in order. The first run of it tells nothing
     of its cost: TensorFlow prunes the graph and builds the executor for these feeds and fetches.
@@ -45,6 +52,7 @@ class SignatureRun:
     __slots__ = (
         "_cost",
         "_estimate",
+        "_is_predictable",
         "_observe",
         "_on_calling_thread",
         "_run",
@@ -61,9 +69,11 @@ class SignatureRun:
         output_aliases: tuple[str, ...],
         cost: RunCost,
         signature: Signature | None = None,
+        is_predictable: bool = True,
     ) -> None:
         self.signature = signature
         """The signature that ``run`` runs; None for a run of tensors by name."""
+        self._is_predictable = is_predictable
         self._runner = runner
         self._run = runner.run
         self._cost = cost
@@ -76,7 +86,7 @@ class SignatureRun:
 
     def is_short(self, arrays: Sequence[NDArray[Any]]) -> bool:
         """Return whether runs with inputs of this size are known to be short, and wait for no others."""
-        if self._would_wait is not None and self._would_wait():
+        if not self._is_predictable or (self._would_wait is not None and self._would_wait()):
             return False
         size = 0
         for array in arrays:
@@ -98,13 +108,16 @@ class SignatureRun:
         for array in arrays:
             size += array.nbytes
         seconds = self._on_calling_thread(size.bit_length())
-        if seconds is not None and (timeout_s is None or timeout_s > _DEADLINE_MARGIN * seconds):
+        if seconds is not None and (
+            timeout_s is None or (self._is_predictable and timeout_s > _DEADLINE_MARGIN * seconds)
+        ):
+            # The deadline counts while a run waits to be batched, if it is.
             if self._untimed_runs:
                 self._untimed_runs -= 1
-                return self._run(arrays, None, _CALLING_THREAD)
+                return self._run(arrays, timeout_s, _CALLING_THREAD)
             self._untimed_runs = _UNTIMED_RUNS
             started = perf_counter()
-            outputs = self._run(arrays, None, _CALLING_THREAD)
+            outputs = self._run(arrays, timeout_s, _CALLING_THREAD)
         else:
             started = perf_counter()
             outputs = self._run(arrays, timeout_s, _POOL)
@@ -154,7 +167,10 @@ class SavedModelServable:
         self._model = model
         self._runs: dict[tuple[str, tuple[str, ...]], SignatureRun] = {}
         self._runs_of_all_outputs: dict[str, SignatureRun] = {}
-        self._tensor_runs: dict[tuple[tuple[tuple[str, DataType], ...], tuple[str, ...]], SignatureRun] = {}
+        self._is_predictable = not meta_graph.has_loops
+        self._tensor_runs: _TensorRuns = {}
+        self._string_runs: _TensorRuns = {}
+        """Kept apart: callers choose the others, and could leave no place for these."""
         self._costs = {key: RunCost() for key in self.signatures}
         self._observer: RunObserver | None = None
         self._tuning = Tuning("default", 0, reason="not measured")
@@ -217,7 +233,7 @@ class SavedModelServable:
                 [(spec.tensor_name, DataType(spec.data_type)) for spec in signature.inputs.values()],
                 [signature.outputs[alias].tensor_name for alias in aliases],
             )
-            run = SignatureRun(runner, aliases, self._costs[signature.key], signature)
+            run = SignatureRun(runner, aliases, self._costs[signature.key], signature, self._is_predictable)
             if self._observer is not None:
                 run.tell(self._observer)
             if not output_filter:
@@ -226,9 +242,7 @@ class SavedModelServable:
                 self._runs[key] = run
         return run
 
-    def run_of_tensors(
-        self, feeds: tuple[tuple[str, DataType], ...], fetches: tuple[str, ...]
-    ) -> SignatureRun:
+    def run_of_tensors(self, feeds: _Feeds, fetches: tuple[str, ...]) -> SignatureRun:
         """Return a run that feeds and fetches tensors by their names in the graph, ``operation:index``.
 
         Its ``output_aliases`` are *fetches*; its cost is its own. Nothing of what it is fed is checked:
@@ -239,13 +253,7 @@ class SavedModelServable:
                 no array can have the type of a tensor.
             FailedPreconditionError: The version is closed.
         """
-        key = (feeds, fetches)
-        run = self._tensor_runs.get(key)
-        if run is None:
-            run = SignatureRun(self._model.session.runner(feeds, fetches), fetches, RunCost())
-            if len(self._tensor_runs) < _MAX_OUTPUT_CHOICES:
-                self._tensor_runs[key] = run
-        return run
+        return self._prepared(self._tensor_runs, feeds, fetches)
 
     def tensor_run(self, string_feeds: tuple[str, ...], fetches: tuple[str, ...]) -> SignatureRun:
         """Return ``run_of_tensors`` where every feed is a tensor of strings.
@@ -253,7 +261,17 @@ class SavedModelServable:
         Raises:
             InserveError: As ``run_of_tensors``.
         """
-        return self.run_of_tensors(tuple((name, DataType.DT_STRING) for name in string_feeds), fetches)
+        feeds = tuple((name, DataType.DT_STRING) for name in string_feeds)
+        return self._prepared(self._string_runs, feeds, fetches)
+
+    def _prepared(self, kept: _TensorRuns, feeds: _Feeds, fetches: tuple[str, ...]) -> SignatureRun:
+        run = kept.get((feeds, fetches))
+        if run is None:
+            runner = self._model.session.runner(feeds, fetches)
+            run = SignatureRun(runner, fetches, RunCost(), is_predictable=self._is_predictable)
+            if len(kept) < _MAX_OUTPUT_CHOICES:
+                kept[feeds, fetches] = run
+        return run
 
     def close(self) -> None:
         """Free the session once no run is in progress; more calls do nothing."""

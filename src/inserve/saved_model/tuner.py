@@ -35,8 +35,13 @@ MAX_ROUNDS = 9
 _BLOCK_S = 1e-3
 """Runs of one setting follow one another for about so long in a round, one run at least."""
 
+_DEFAULT_SIGNATURE = "serving_default"
+
 _WORTH_SHARING_S = 2e-5
 """A run shorter than this has nothing that several threads could share out."""
+
+_LONGEST_MEASURED_CALLING_THREAD_RUN_S = 0.05
+"""Longer runs stay on the pool, where they can end at a deadline."""
 
 _PRIMING_BUDGETS = 2.0
 """The first run of a signature in a session takes long: TensorFlow optimizes the graph."""
@@ -163,7 +168,7 @@ class Tuner:
             if seconds is None:
                 return None
             estimates[Setting(Executor.POOL, threads)] = seconds
-        if min(estimates.values()) <= 2 * LONGEST_CALLING_THREAD_RUN_S:
+        if min(estimates.values()) <= _LONGEST_MEASURED_CALLING_THREAD_RUN_S:
             for threads, runner in runners.items():
                 seconds = self._prime(runner, one, Executor.CALLING_THREAD)
                 if seconds is None:
@@ -188,14 +193,22 @@ class Tuner:
         return seconds
 
     def _affordable(self, candidates: list[_Candidate]) -> list[_Candidate]:
-        """Return the *candidates* without the dearest, so that the fewest rounds fit into the time."""
+        """Return those of *candidates* that the time suffices for.
+
+        The cheapest input of the default signature comes first, then the cheapest of all. The first needs
+        time for the fewest rounds; another one may join as long as there is time for twice as many.
+        """
         left = self._deadline - self._now()
-        cheapest_first = sorted(candidates, key=self._seconds_per_round)
+        by_cost = sorted(candidates, key=self._seconds_per_round)
+        first = _first_default(by_cost)
+        by_cost.sort(key=lambda candidate: candidate is not first)
         total = 0.0
-        kept = set()
-        for candidate in cheapest_first:
-            total += MIN_ROUNDS * self._seconds_per_round(candidate)
-            if total <= left:
+        kept: set[int] = set()
+        for candidate in by_cost:
+            seconds = self._seconds_per_round(candidate)
+            rounds = 2 * MIN_ROUNDS if kept else MIN_ROUNDS
+            if rounds * (total + seconds) <= left:
+                total += seconds
                 kept.add(id(candidate))
         return [candidate for candidate in candidates if id(candidate) in kept]
 
@@ -233,6 +246,10 @@ class Tuner:
                     future.result()
                 together = (self._now() - started) / (count * self._callers)
             candidate.samples[setting].append(Sample(max(alone, 1e-9), max(together, 1e-9)))
+
+
+def _first_default(candidates: Sequence[_Candidate]) -> _Candidate | None:
+    return next((one for one in candidates if one.given.signature == _DEFAULT_SIGNATURE), None)
 
 
 def _size_tuning(candidate: _Candidate, intra_op_threads: int) -> SizeTuning:
