@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from inserve.frontends.rest_api.app import RestOptions
 from inserve.frontends.rest_api.http_connection import HttpConnection
@@ -129,6 +132,23 @@ class Wire:
 def wire(bench: Any) -> Wire:
     return Wire(bench, HttpLimits(request_timeout_s=30, idle_timeout_s=60, write_timeout_s=20))
 
+
+PIECES = [
+    post(),
+    post(BODY, b"Expect: 100-continue"),
+    b"POST /v1/models/m:predict HTTP/1.1\r\n",
+    b"GET /v1/models/m HTTP/1.0\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Content-Length: 5\r\n",
+    b"Content-Length: 500\r\n",
+    b"Connection: close\r\n",
+    b"\r\n",
+    b"\n",
+    b"5\r\nhello\r\n",
+    b"0\r\n\r\n",
+    b"FFFF\r\n",
+    b"hello",
+]
 
 ANSWER = (200, {"predictions": [2.0]})
 
@@ -447,6 +467,39 @@ def test_remembered_heads_have_a_bound(wire: Wire) -> None:
     for number in range(1, 3000):
         wire.send(b"GET /%d HTTP/1.1\r\n\r\n" % number)
     assert first() is None
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=20), max_size=30), st.integers(1, 50))
+def test_no_bytes_whatever_upset_a_connection(bench: Any, pieces: list[bytes], step: int) -> None:
+    wire = Wire(bench, HttpLimits(max_head_bytes=500), RestOptions(max_body_bytes=100))
+    data = b"".join(pieces)
+    for start in range(0, len(data), step):
+        wire.send(data[start : start + step])
+        wire.run_pool()
+        wire.pass_time(1)
+    if not wire.connection.eof_received():
+        wire.transport.close()
+    assert wire.has_ended()
+    assert wire.transport.written == b"" or wire.transport.written.startswith(b"HTTP/1.1 ")
+
+
+def test_requests_leave_nothing_to_the_garbage_collector(wire: Wire) -> None:
+    def ask() -> None:
+        for is_long in (False, True):
+            wire.bench.is_long = is_long
+            for body in (BODY, b"{", b'{"signature_name": "zz", "inputs": 1}'):
+                wire.send(post(body))
+                wire.run_pool()
+
+    ask()
+    gc.collect()
+    gc.disable()
+    try:
+        ask()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
