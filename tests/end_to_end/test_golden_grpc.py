@@ -1,8 +1,10 @@
-"""Recorded PredictionService answers of the C++ server, asked again on every way in."""
+"""Recorded answers of the C++ server's gRPC port, asked again on every way in.
+
+Batching and the ModelService have files of their own.
+"""
 
 from __future__ import annotations
 
-import base64
 import importlib.util
 import json
 from collections.abc import Iterator
@@ -17,8 +19,8 @@ import inserve
 from inserve.frontends.grpc_api.grpc_server import TransportName
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-METHODS = ("Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata")
-SERVERS = ("main", "tensor_content", "method_check")
+SERVERS = ("main", "tensor_content", "method_check", "health")
+MODEL_SERVICE_CATEGORIES = ("status", "reload")
 WAYS = ("native", "grpcio", "in-process")
 TRANSPORTS: dict[str, TransportName] = {"native": "native", "grpcio": "grpcio", "in-process": "auto"}
 
@@ -38,13 +40,16 @@ def _cases() -> list[dict[str, Any]]:
     return [
         case
         for case in cases
-        if case["server"] in SERVERS
-        and case["method"].startswith("/tensorflow.serving.PredictionService/")
-        and case["method"].endswith(METHODS)
+        if case["server"] in SERVERS and case["category"] not in MODEL_SERVICE_CATEGORIES
     ]
 
 
-CASES = _cases()
+def _ways(case: dict[str, Any]) -> tuple[str, ...]:
+    """Return the ways in on which *case* can be asked: health is answered at addresses only."""
+    return WAYS[:2] if case["server"] == "health" else WAYS
+
+
+PAIRS = [(case, way) for case in _cases() for way in _ways(case)]
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +61,24 @@ def replay() -> Any:
 def channels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], grpc.Channel]]:
     """A channel for each recorded server configuration and each way in."""
     config = json.loads((GOLDEN / "servers.json").read_text())["main"]["files"]["models.config"]
-    models = tmp_path_factory.mktemp("golden") / "models.config"
-    models.write_text(config.replace("${MODELS}", str(GOLDEN / "models")))
+    all_models = tmp_path_factory.mktemp("golden") / "models.config"
+    all_models.write_text(config.replace("${MODELS}", str(GOLDEN / "models")))
     opened: dict[tuple[str, str], grpc.Channel] = {}
     servers = []
     try:
         for name in SERVERS:
             for way in WAYS:  # a server for each: one model counts its calls
                 server = inserve.Server(
-                    models=models,
+                    models={"half_plus_two": GOLDEN / "models" / "half_plus_two"}
+                    if name == "health"
+                    else all_models,
                     grpc=None if way == "in-process" else "127.0.0.1:0",
                     grpc_transport=TRANSPORTS[way],
                     check_shapes=False,
                     serialize_as_tensor_content=name == "tensor_content",
                     enable_signature_method_name_check=name == "method_check",
+                    allow_remote_reload=True,
+                    enable_grpc_healthcheck_service=name == "health",
                     allow_version_labels_for_unavailable_models=True,
                 )
                 server.start()
@@ -87,13 +96,10 @@ def channels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[st
             server.stop()
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+@pytest.mark.parametrize(("case", "way"), PAIRS, ids=[f"{case['id']}-{way}" for case, way in PAIRS])
 def test_the_answer_is_the_recorded_one(
     case: dict[str, Any], way: str, channels: dict[tuple[str, str], grpc.Channel], replay: Any
 ) -> None:
     server = SimpleNamespace(channel=channels[case["server"], way], unfill=lambda text: text)
-    got = replay.call(
-        server, case["method"], base64.b64decode(case["request_b64"]), case.get("timeout_s", 60)
-    )
+    got = replay.ask_grpc(server, case)
     assert replay.judge("grpc", server, case, got, died=False) is None

@@ -1,4 +1,4 @@
-"""Recorded answers of the C++ server to GetModelStatus, HandleReloadConfigRequest and health checks."""
+"""Recorded answers of the C++ server to GetModelStatus and HandleReloadConfigRequest."""
 
 from __future__ import annotations
 
@@ -160,30 +160,3 @@ def test_a_remote_reload_is_refused_unless_allowed(tmp_path: Path, replay: Any) 
         assert "allow_remote_reload=True" in refused["message"]
         assert accepted["code"] == "OK"
         assert server.models.list() == []
-
-
-HEALTH_CASES = [case for case in CASES if case["category"] == "health"]
-
-
-@pytest.fixture(scope="module", params=["native", "grpcio"])
-def health_server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Place]:
-    place = Place(tmp_path_factory.mktemp("health"))
-    with (
-        inserve.Server(
-            models={"half_plus_two": GOLDEN / "models" / "half_plus_two"},
-            grpc="127.0.0.1:0",
-            grpc_transport=request.param,
-            enable_grpc_healthcheck_service=True,
-        ) as server,
-        grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
-    ):
-        place.channel = channel
-        yield place
-
-
-@pytest.mark.parametrize("case", HEALTH_CASES, ids=[case["id"] for case in HEALTH_CASES])
-def test_the_health_is_the_recorded_one(case: dict[str, Any], health_server: Place, replay: Any) -> None:
-    got = replay.ask_grpc(health_server, case)
-    assert replay.judge("grpc", health_server, case, got, died=False) is None
