@@ -43,7 +43,7 @@ from inserve.server.services import Services
 from inserve.server.workers.merged_states import MergedStates
 from inserve.server.workers.parent_link import ParentLink
 from inserve.server.workers.worker_group import WorkerStatus
-from inserve.server.workers.workers import Workers
+from inserve.server.workers.workers import Workers, budget_of_process
 from inserve.sources.remote_source import RemoteSourceOptions
 from inserve.sources.storage_path_source import StoragePathSource
 from inserve.tensorflow_c.devices import list_devices
@@ -155,6 +155,7 @@ class Server(InprocessCalls):
                 self._reload,
                 lambda request: self._services.model_status.get_model_status_message(request),
                 lambda: self._metrics_page(),
+                self._available_models,
             )
 
         bus: EventBus[ServableState] = EventBus()
@@ -170,7 +171,7 @@ class Server(InprocessCalls):
                 ),
             ),
             bus=bus,
-            tracker=ResourceTracker(options.budget()),
+            tracker=ResourceTracker(budget_of_process(options)),
         )
         labels = VersionLabels(
             self._monitor.is_available,
@@ -244,12 +245,14 @@ class Server(InprocessCalls):
                 # load threads have a low one.
                 list_devices(self.options.session_config)
                 if self._workers is not None:
-                    self._workers.launch()
+                    self._workers.launch(self.options)
                 self._manager.start()
                 self.models.open()
                 self.models.replace_all(self._initial_models)
                 self._source.start()
-                if self.options.initial_wait == "settled":
+                if self._parent is not None and self._parent.is_replacement:
+                    self._parent.wait_for_models(self.models)
+                elif self.options.initial_wait == "settled":
                     self.models.wait_until_settled(timeout)
                 else:
                     self.models.wait_until_available(timeout=timeout)
@@ -347,6 +350,8 @@ class Server(InprocessCalls):
             ValueError: *options* differ in ``strict`` from those of the server.
         """
         self._loading.set_batching(model, options)
+        if self._workers is not None:
+            self._workers.set_batching(model, options)
 
     def explain_batching(self, model: str) -> str:
         """Return in words and numbers how full the batches of *model* are, and what to change.
@@ -422,6 +427,9 @@ class Server(InprocessCalls):
         if name not in self.models:
             return None
         return bool(self._manager.available_versions(name))
+
+    def _available_models(self) -> list[str]:
+        return [config.name for config in self.models.list() if self._model_state(config.name)]
 
     def _metrics_page(self) -> bytes:
         """Return the page that Prometheus reads, of all processes together."""

@@ -25,7 +25,7 @@ from inserve.metrics.serving_metrics import ServingMetrics
 from inserve.protos import messages
 from inserve.server.models import Models
 from inserve.server.options import ServerOptions
-from inserve.server.workers.parent_link import ParentLink
+from inserve.server.workers.parent_link import ParentLink, off_receiving_thread
 
 __all__ = ["Services"]
 
@@ -50,6 +50,7 @@ class Services:
     ) -> None:
         check_method = options.enable_signature_method_name_check
         self._options = options
+        self._parent = parent
         self.models = models
         self.metrics = ServingMetrics(Registry())
         self.request_tap = RequestTap()
@@ -74,6 +75,11 @@ class Services:
 
         Without *allow_reload* ``HandleReloadConfigRequest`` is refused.
         """
+        model_service = model_service_methods(
+            self.model_status, self.reload_config, allow_reload=allow_reload
+        )
+        if self._parent is not None:
+            model_service = {path: off_receiving_thread(method) for path, method in model_service.items()}
         methods = {
             **prediction_service_methods(
                 self.predict,
@@ -83,7 +89,7 @@ class Services:
                 self.model_metadata,
                 self.metrics,
             ),
-            **model_service_methods(self.model_status, self.reload_config, allow_reload=allow_reload),
+            **model_service,
         }
         if self._options.enable_session_service:
             methods.update(session_service_methods(self.session_run))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inserve.errors import FailedPreconditionError, InserveError
 from inserve.server.workers.peer import Operations, Peer
 
 if TYPE_CHECKING:
+    from inserve.batching.options import BatchingOptions
     from inserve.lifecycle.servable_state import ServableState
+    from inserve.metrics.registry import MetricSnapshot
     from inserve.server.model_config import ModelConfig
     from inserve.server.model_server import Server
     from inserve.server.workers.worker_group import WorkerStart
@@ -25,6 +28,9 @@ __all__ = ["main"]
 _APPLY_AGAIN_S = 0.25
 _APPLY_LIMIT_S = 60.0
 """A label may move to a version that is available at the parent and, for a moment yet, not here."""
+
+_END_LIMIT_S = 5.0
+"""How long the end may take once the parent is gone, whatever is loading or running."""
 
 
 class _Worker:
@@ -39,10 +45,11 @@ class _Worker:
             "wait_until_available": self._wait_until_available,
             "refresh": self._refresh,
             "retry": self._retry,
+            "set_batching": self._set_batching,
             "metrics": self._metrics,
             "stop": self._stop,
         }
-        self.peer = Peer(connection, "the parent", operations, {}, self._ended.set)
+        self.peer = Peer(connection, "the parent", operations, {}, self._end)
 
     def run(self) -> None:
         """Answer the parent until it ends the connection; a parent that dies does that, too."""
@@ -53,12 +60,18 @@ class _Worker:
         if server is not None:
             server.stop(0.0)
 
+    def _end(self) -> None:
+        self._ended.set()
+        limit = threading.Timer(_END_LIMIT_S, os._exit, (1,))
+        limit.daemon = True
+        limit.start()
+
     def _start(self, start: WorkerStart) -> None:
         from inserve.server.model_server import Server
         from inserve.server.workers.parent_link import ParentLink
 
         self._server = server = Server.of_options(
-            start.options, start.models, ParentLink(self.peer, self._tell_state)
+            start.options, start.models, ParentLink(self.peer, self._tell_state, start.is_replacement)
         )
         server.start()
 
@@ -94,8 +107,11 @@ class _Worker:
     def _retry(self, name: str, version: int | None) -> None:
         self._running().models.retry(name, version)
 
-    def _metrics(self) -> Any:
-        return self._running().metrics.registry.snapshot()
+    def _set_batching(self, model: str, options: BatchingOptions) -> None:
+        self._running().set_batching(model, options)
+
+    def _metrics(self) -> tuple[int, list[MetricSnapshot]]:
+        return os.getpid(), self._running().metrics.registry.snapshot()
 
     def _stop(self, grace_s: float) -> None:
         if self._server is not None:
@@ -129,6 +145,7 @@ def main() -> None:
     # The parent decides when to end: it gets the signals that a terminal sends to all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     worker = _Worker(Connection(int(sys.argv[1])))
     logger = logging.getLogger()
     logger.addHandler(_LogToParent(worker.peer))

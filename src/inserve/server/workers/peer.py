@@ -77,6 +77,7 @@ class Peer:
 
         Raises:
             InserveError: What it raised.
+            InternalError: The arguments cannot be pickled.
             DeadlineExceededError: It took longer than *timeout_s* seconds; it goes on all the same.
             UnavailableError: The other side is gone.
         """
@@ -107,7 +108,12 @@ class Peer:
             self._close_connection()
 
     def _send(self, message: tuple[str, int, Any, Any]) -> None:
-        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        try:
+            data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        except Exception as error:  # pickling calls code of the objects
+            raise InternalError(
+                f"{message[0]} {message[2]!r:.100} cannot be sent to {self._name}: {error}"
+            ) from error
         try:
             with self._send_lock:
                 self._connection.send_bytes(data)
@@ -126,6 +132,8 @@ class Peer:
                     self._take_answer(number, what, value)
         except (EOFError, OSError):
             pass
+        except Exception:
+            _logger.exception("What %s has sent cannot be read; the connection is closed", self._name)
         finally:
             self._end()
             self._close_connection()
@@ -188,10 +196,8 @@ class Peer:
         threading.Thread(target=answer, name=f"inserve-peer-{self._name}-{operation}", daemon=True).start()
 
     def _answer(self, number: int, is_error: bool, value: Any) -> None:
-        try:
-            with contextlib.suppress(UnavailableError):
+        with contextlib.suppress(UnavailableError):
+            try:
                 self._send(("answer", number, is_error, value))
-        except Exception as error:  # what cannot be pickled; the asking side must not wait for ever
-            _logger.exception("An answer to %s cannot be sent", self._name)
-            with contextlib.suppress(UnavailableError):
-                self._send(("answer", number, True, InternalError(f"{type(error).__name__}: {error}")))
+            except InternalError as error:  # the asking side must not wait for ever
+                self._send(("answer", number, True, InternalError(str(error))))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import Pipe
 
 __all__ = ["LaunchedProcess", "launch_worker"]
@@ -18,13 +21,17 @@ class LaunchedProcess:
 
     def __init__(self) -> None:
         self.connection, theirs = Pipe()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, str(theirs.fileno()), str(_log_level())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            )
+        try:
+            with theirs, _signals_held_back():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", _MODULE, str(theirs.fileno()), str(_log_level())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    env={**os.environ, **_import_path()},
+                )
+        except BaseException:
+            self.connection.close()
+            raise
         self.pid = self._process.pid
 
     def wait(self, timeout_s: float | None = None) -> int | None:
@@ -46,6 +53,27 @@ def launch_worker() -> LaunchedProcess:
         OSError: It cannot be started.
     """
     return LaunchedProcess()
+
+
+def _import_path() -> dict[str, str]:
+    """Return the variables that give a process the ``sys.path`` of this one, and no more (Python 3.11 on)."""
+    return {
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "PYTHONSAFEPATH": "1",
+    }
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Start processes with the signals blocked that end this one, until they have said that they ignore them.
+
+    Else a Ctrl-C, which a terminal sends to all, could end one in the midst of its imports.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _log_level() -> int:

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from inserve.clock import Clock, SystemClock
-from inserve.errors import DeadlineExceededError, InserveError, UnavailableError
+from inserve.errors import DeadlineExceededError, InserveError, InternalError, UnavailableError
 from inserve.lifecycle.servable_id import ServableId
 from inserve.lifecycle.servable_state import ServableState
 from inserve.server.model_config import ModelConfig
@@ -25,8 +25,13 @@ _STEADY_S = 10.0
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 
+_SET_LIMIT_S = 90.0
+"""How long a worker may take to follow a change of models, which it tries for a minute."""
+
 _END_LIMIT_S = 10.0
 """How long a worker that was told to stop may take beyond its grace period, before it is killed."""
+
+_NOTHING_KEPT: Mapping[tuple[str, Any], tuple[Any, ...]] = {}
 
 _logger = logging.getLogger("inserve.server")
 
@@ -86,6 +91,8 @@ class WorkerStart:
     options: Any
     """``ServerOptions`` with the addresses that are shared."""
     models: Sequence[ModelConfig]
+    is_replacement: bool
+    """It takes the place of one that served: models that do not answer at the others are not waited for."""
 
 
 class WorkerGroup:
@@ -112,6 +119,8 @@ class WorkerGroup:
         self._stopping = threading.Event()
         self._start: tuple[Any, Sequence[ModelConfig]] | None = None
         """Options and models of a worker that starts now."""
+        self._kept = _NOTHING_KEPT
+        """Operation and key -> arguments of what workers that start later are asked, too."""
         self._spare: WorkerProcess | None = None
         self._grace_s = 0.0
         self._workers = [_Worker(index) for index in range(1, count + 1)]
@@ -166,17 +175,23 @@ class WorkerGroup:
         with self._lock:
             spare, self._spare = self._spare, None
         if spare is not None:
+            spare.kill()
+            spare.wait()
             spare.connection.close()
-            if spare.wait(_END_LIMIT_S) is None:
-                spare.kill()
 
     def _drain(self, worker: _Worker) -> None:
-        """Ask *worker* to stop, on a thread of its own: all drain at the same time."""
+        """Ask *worker* to stop, on a thread of its own: all drain at the same time.
+
+        One that does not serve yet has nothing to finish, and loading can take long: it is ended at once.
+        """
         with self._lock:
             peer, process = worker.peer, worker.process
             if peer is None or process is None or worker.is_draining:
                 return
             worker.is_draining = True
+        if worker.serving_peer is None:
+            process.kill()
+            return
 
         def drain() -> None:
             try:
@@ -201,7 +216,13 @@ class WorkerGroup:
             if self._start is None:
                 return
             self._start = self._start[0], models
-        self.ask_all("set_models", models)
+        self.ask_all("set_models", models, timeout_s=_SET_LIMIT_S)
+
+    def ask_all_for_good(self, operation: str, key: Any, *arguments: Any) -> None:
+        """Ask every worker, and those that will replace them; the last arguments for each *key* count."""
+        with self._lock:
+            self._kept = {**self._kept, (operation, key): arguments}
+        self.ask_all(operation, *arguments, timeout_s=_SET_LIMIT_S)
 
     def ask_all(self, operation: str, *arguments: Any, timeout_s: float | None = None) -> list[Any]:
         """Return what *operation* returns at each worker that serves; failures are logged and left out."""
@@ -259,7 +280,13 @@ class WorkerGroup:
                 if self._clock.wait(self._stopping, pause_s):
                     break
             worker.state = WorkerState.STARTING
-            served_s = self._run_once(worker)
+            try:
+                served_s = self._run_once(worker)
+            except Exception as error:
+                _logger.exception("Unexpected error over worker %d", worker.index)
+                worker.fail(InternalError(f"worker {worker.index}: {type(error).__name__}: {error}"))
+                self._end(worker)
+                served_s = None
             if self._stopping.is_set() or (served_s is None and not worker.restarts):
                 break
             worker.restarts += 1
@@ -319,20 +346,35 @@ class WorkerGroup:
             )
         return served_s
 
+    def _end(self, worker: _Worker) -> None:
+        """Leave nothing of what runs as *worker*."""
+        peer, process = worker.peer, worker.process
+        worker.serving_peer = worker.peer = worker.pid = None
+        if process is not None:
+            process.kill()
+            process.wait()
+        if peer is not None:
+            peer.close()
+
     def _begin(self, worker: _Worker, peer: Peer) -> None:
         """Have the process load and serve, and give it what has changed meanwhile."""
         start = self._start
         assert start is not None
-        peer.ask("start", WorkerStart(worker.index, *start))
+        peer.ask("start", WorkerStart(worker.index, *start, is_replacement=worker.has_begun.is_set()))
+        kept = _NOTHING_KEPT
         while True:
             with self._lock:
-                if start is self._start:
+                before, start, kept_before, kept = start, self._start, kept, self._kept
+                assert start is not None
+                if start is before and kept is kept_before:
                     worker.state = WorkerState.SERVING
                     worker.serving_peer = peer
                     break
-                start = self._start
-                assert start is not None
-            peer.ask("set_models", start[1])
+            if start is not before:
+                peer.ask("set_models", start[1], timeout_s=_SET_LIMIT_S)
+            if kept is not kept_before:
+                for (operation, _), arguments in kept.items():
+                    self._ask_one(worker.index, peer, operation, arguments, _SET_LIMIT_S, [])
         if worker.has_begun.is_set():
             self._launch_spare()
         worker.has_begun.set()

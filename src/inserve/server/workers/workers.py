@@ -7,19 +7,26 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 
 from inserve.lifecycle.servable_id import ServableId
 from inserve.lifecycle.servable_state import ServableState
+from inserve.metrics.registry import MetricSnapshot, add_up
 from inserve.protos import messages
+from inserve.resources.allocation import MAIN_MEMORY
+from inserve.resources.memory_limit import memory_limit_bytes
 from inserve.server.model_config import ModelConfig
 from inserve.server.options import ServerOptions
+from inserve.server.workers.free_ports import check_free
 from inserve.server.workers.process import launch_worker
 from inserve.server.workers.worker_group import WorkerGroup, WorkerState, WorkerStatus
 
-__all__ = ["Workers"]
+if TYPE_CHECKING:
+    from inserve.batching.options import BatchingOptions
+
+__all__ = ["Workers", "budget_of_process"]
 
 _METRICS_LIMIT_S = 2.0
 """How long a worker may take to tell its metrics; they are left out then."""
@@ -31,7 +38,8 @@ class Workers:
     One more process waits in reserve, with TensorFlow's library open and no model.
 
     *reload*, *model_status* and *metrics_page* answer for all processes what a client asked one of
-    them. Changes of models are followed in the background, in order; only the last one counts.
+    them; *available_models* names those that answer here. Changes of models are followed in the
+    background, in order; only the last one counts.
     """
 
     def __init__(
@@ -40,6 +48,7 @@ class Workers:
         reload: Callable[[messages.ModelServerConfig, float | None], None],
         model_status: Callable[[bytes], bytes],
         metrics_page: Callable[[], bytes],
+        available_models: Callable[[], Sequence[str]],
     ) -> None:
         def reload_bytes(config: bytes, timeout_s: float | None) -> None:
             reload(messages.ModelServerConfig.FromString(config), timeout_s)
@@ -47,9 +56,18 @@ class Workers:
         self._group = WorkerGroup(
             count,
             launch_worker,
-            {"reload": reload_bytes, "model_status": model_status, "metrics_page": metrics_page},
+            {
+                "reload": reload_bytes,
+                "model_status": model_status,
+                "metrics_page": metrics_page,
+                "available_models": available_models,
+            },
             {"log": _log},
         )
+        self._metrics_lock = threading.Lock()
+        self._metrics_of: dict[int | None, list[MetricSnapshot]] = {}
+        """What each process told last, by its pid."""
+        self._ended_metrics: list[MetricSnapshot] = []
         self._changed = threading.Condition()
         self._models: Sequence[ModelConfig] | None = None
         self._num_changes = 0
@@ -60,8 +78,14 @@ class Workers:
     def __repr__(self) -> str:
         return f"<Workers {self._group!r}>"
 
-    def launch(self) -> None:
-        """Start the processes; they get ready while this one loads its models."""
+    def launch(self, options: ServerOptions) -> None:
+        """Start the processes; they get ready while this one loads its models.
+
+        Raises:
+            UnavailableError: Somebody listens on a port of *options*, and they do not want to share it.
+        """
+        if not options.reuse_port:
+            check_free([*options.grpc, *options.rest])
         self._group.launch()
 
     def start(
@@ -86,6 +110,7 @@ class Workers:
             rest=tuple(rest),
             config_poll_interval=None,
             allow_version_labels_for_unavailable_models=True,
+            memory_budget=_budget_bytes(options),
         )
         self._group.start(shared, models, timeout_s)
         self._follower.start()
@@ -108,9 +133,18 @@ class Workers:
         """Return the last state of each version at each other process that serves."""
         return self._group.states()
 
-    def metrics(self) -> list[Any]:
-        """Return the metrics of each other process that serves."""
-        return self._group.ask_all("metrics", timeout_s=_METRICS_LIMIT_S)
+    def metrics(self) -> list[list[MetricSnapshot]]:
+        """Return the metrics of the other processes, together with those of ended ones.
+
+        Sums of them do not fall when a process ends or does not answer in time: what it told last counts.
+        """
+        answers = self._group.ask_all("metrics", timeout_s=_METRICS_LIMIT_S)
+        with self._metrics_lock:
+            pids = {worker.pid for worker in self._group.status()}
+            self._metrics_of.update((pid, metrics) for pid, metrics in answers if pid in pids)
+            for pid in self._metrics_of.keys() - pids:
+                self._ended_metrics = add_up([self._ended_metrics, self._metrics_of.pop(pid)])
+            return [self._ended_metrics, *self._metrics_of.values()]
 
     # --- Followers ----------------------------------------------------------------------------------
 
@@ -136,6 +170,10 @@ class Workers:
         """Have the others load failed versions anew."""
         self._group.ask_all("retry", name, version)
 
+    def set_batching(self, name: str, options: BatchingOptions) -> None:
+        """Have the others, and those that will replace them, form the batches of *name* by *options*."""
+        self._group.ask_all_for_good("set_batching", name, name, options)
+
     def _follow(self) -> None:
         while True:
             with self._changed:
@@ -148,6 +186,16 @@ class Workers:
             with self._changed:
                 self._num_followed = number
                 self._changed.notify_all()
+
+
+def budget_of_process(options: ServerOptions) -> Mapping[str, int] | None:
+    """Return the memory budget of each process by device: its share where there are several."""
+    return options.budget() if options.workers == 1 else {MAIN_MEMORY: _budget_bytes(options)}
+
+
+def _budget_bytes(options: ServerOptions) -> int:
+    total = memory_limit_bytes() if options.memory_budget is None else options.memory_budget
+    return total // options.workers
 
 
 def _log(index: int, name: str, level: int, text: str) -> None:
