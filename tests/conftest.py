@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
+import shutil
+import tempfile
 from importlib import metadata, util
 from pathlib import Path
 
@@ -11,6 +14,9 @@ from pathlib import Path
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # The judge of the golden corpus silences TensorFlow where nothing is set; tests of its log lines follow.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
+# What was measured on another day must not decide how the suite's models are run.
+os.environ["INSERVE_CACHE_DIR"] = tempfile.mkdtemp(prefix="inserve-test-cache-")
+atexit.register(shutil.rmtree, os.environ["INSERVE_CACHE_DIR"], ignore_errors=True)
 
 
 def _version(distribution: str) -> str:

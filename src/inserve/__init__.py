@@ -31,6 +31,8 @@ from inserve.errors import (
 )
 
 if TYPE_CHECKING:
+    from inserve.batching.options import BatchingOptions
+    from inserve.frontends.grpc_api.credentials import SslOptions
     from inserve.saved_model.signature import Signature, TensorSpec
     from inserve.server.model import Model, load
     from inserve.server.model_config import ModelConfig
@@ -43,6 +45,7 @@ __all__ = [
     "AbortedError",
     "All",
     "AlreadyExistsError",
+    "BatchingOptions",
     "CancelledError",
     "Code",
     "DataLossError",
@@ -63,6 +66,7 @@ __all__ = [
     "Server",
     "Signature",
     "Specific",
+    "SslOptions",
     "TensorSpec",
     "UnauthenticatedError",
     "UnavailableError",
@@ -76,6 +80,7 @@ __all__ = [
 
 _MODULE_BY_NAME = {
     "All": "inserve.sources.version_selection",
+    "BatchingOptions": "inserve.batching.options",
     "Latest": "inserve.sources.version_selection",
     "Model": "inserve.server.model",
     "ModelConfig": "inserve.server.model_config",
@@ -83,6 +88,7 @@ _MODULE_BY_NAME = {
     "Server": "inserve.server.model_server",
     "Signature": "inserve.saved_model.signature",
     "Specific": "inserve.sources.version_selection",
+    "SslOptions": "inserve.frontends.grpc_api.credentials",
     "TensorSpec": "inserve.saved_model.signature",
     "WarmupRecording": "inserve.server.record_warmup",
     "load": "inserve.server.model",

@@ -13,6 +13,8 @@ from inserve.cli.main import main
 from inserve.demo_data.digits import digits_base_path
 from inserve.protos import messages
 
+HALF_PLUS_TWO = Path(__file__).resolve().parents[1] / "golden" / "models" / "half_plus_two"
+
 
 def inspect(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["inspect", *map(str, arguments)])
@@ -145,3 +147,15 @@ def test_inspecting_loads_neither_tensorflow_nor_grpc() -> None:
 )
 def test_a_size_is_written_in_units_of_a_thousand(size_bytes: int, text: str) -> None:
     assert size_text(size_bytes) == text
+
+
+def test_tuning_is_measured_and_shown_with_the_choice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("INSERVE_CACHE_DIR", str(tmp_path))
+    result = CliRunner().invoke(main, ["inspect", "--tune", str(HALF_PLUS_TWO)])
+    assert result.exit_code == 0, result.output
+    assert "Tuning: intra-op threads" in result.output
+    assert "serving_default" in result.output.partition("Tuning:")[2]
+    assert "calling thread" in result.output
+    assert any(tmp_path.rglob("*.json"))

@@ -24,11 +24,16 @@ __all__ = ["inspect", "size_text"]
     metavar="TAG[,TAG]",
     help="Only the graph with exactly these tags.  [default: every graph]",
 )
-def inspect(path: Path, tags: str | None) -> None:
+@click.option(
+    "--tune",
+    is_flag=True,
+    help="Load the newest version and measure anew where its graphs run fastest; later starts use it.",
+)
+def inspect(path: Path, tags: str | None, tune: bool) -> None:
     """Show the versions, size and signatures of the SavedModel at PATH.
 
     PATH is the folder of one SavedModel, or a base path with a folder for each version; of several
-    versions the newest is shown in full. TensorFlow is not loaded.
+    versions the newest is shown in full. TensorFlow is not loaded, except with --tune.
     """
     from rich.console import Console
 
@@ -47,6 +52,48 @@ def inspect(path: Path, tags: str | None) -> None:
     _print_line(console, f"{version}, {size_text(newest.size_bytes)}, {newest.path}")
     for meta_graph in meta_graphs:
         _print_meta_graph(console, meta_graph)
+    if tune:
+        _print_tuning(console, newest.path, wanted)
+
+
+def _print_tuning(console: Console, path: Path, tags: list[str] | None) -> None:
+    """Measure the version at *path* and print what was measured, and what was chosen with a star."""
+    from rich import box
+    from rich.table import Table
+
+    from inserve.handlers.prediction_log import prediction_log_replay
+    from inserve.saved_model.saved_model_loader import SavedModelOptions, tune
+    from inserve.tensorflow_c.interface import Executor
+
+    options = SavedModelOptions() if tags is None else SavedModelOptions(tuple(tags))
+    tuning = tune(str(path), options, replay=prediction_log_replay())
+    console.print()
+    threads = tuning.intra_op_threads or "unknown"
+    _print_line(console, f"Tuning: intra-op threads {threads}, measured in {tuning.seconds:.2f} s")
+    if tuning.reason:
+        _print_line(console, f"Not all was measured: {tuning.reason}")
+    for size in tuning.sizes:
+        rows = "" if size.rows is None else f", {size.rows} row{'' if size.rows == 1 else 's'}"
+        _print_line(console, f"Signature {size.signature}{rows}")
+        table = Table(box=box.SIMPLE_HEAD)
+        for title in ("", "executor", "intra-op threads", "one caller", f"{tuning.callers} callers"):
+            table.add_column(title)
+        for option in size.alternatives:
+            is_chosen = (
+                option.executor is size.executor and option.intra_op_threads == tuning.intra_op_threads
+            )
+            table.add_row(
+                "*" if is_chosen else "",
+                "calling thread" if option.executor is Executor.CALLING_THREAD else "pool",
+                str(option.intra_op_threads),
+                _milliseconds(option.alone_s),
+                _milliseconds(option.together_s),
+            )
+        console.print(table)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e3:.3g} ms"
 
 
 def size_text(size_bytes: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from inserve.errors import NotFoundError
 from inserve.frontends.grpc_api.add_to import add_methods_to
 from inserve.frontends.grpc_api.grpc_server import TransportName
 from inserve.frontends.grpc_api.inprocess_aio_channel import InprocessAioChannel
@@ -22,6 +23,7 @@ from inserve.handlers.model_status import KnownStates
 from inserve.lifecycle.aspired_versions_manager import AspiredVersionsManager, AspiredVersionsManagerOptions
 from inserve.lifecycle.event_bus import EventBus
 from inserve.lifecycle.loader_harness import RetryPolicy
+from inserve.lifecycle.servable_id import ServableId, ServableRequest
 from inserve.lifecycle.servable_state import ServableState
 from inserve.lifecycle.servable_state_monitor import ServableStateMonitor
 from inserve.lifecycle.source import ServableData
@@ -30,6 +32,7 @@ from inserve.metrics.prometheus_page import prometheus_page
 from inserve.metrics.registry import add_up
 from inserve.protos import messages
 from inserve.resources.tracker import ResourceTracker
+from inserve.saved_model.tuning import Tuning
 from inserve.server.config_file_poller import ConfigFilePoller, file_fingerprint
 from inserve.server.config_files import model_configs, read_model_configs
 from inserve.server.grpc_listener import grpc_transport_options, make_grpc_server
@@ -190,6 +193,7 @@ class Server(InprocessCalls):
             self._manager,
             followers=self._workers,
             on_change=lambda: self._services.health.changed(),
+            tuning=self._tuning_of,
         )
         """The models served: add, remove, list, label them and ask for their status."""
 
@@ -422,6 +426,15 @@ class Server(InprocessCalls):
             self.models.replace_all(read_model_configs(path, current=self.models.list()))
 
         return ConfigFilePoller(path, interval_s, apply, file_fingerprint(path))
+
+    def _tuning_of(self, id: ServableId) -> Tuning | None:
+        try:
+            handle = self._manager.servable_handle(ServableRequest.specific(*id))
+        except NotFoundError:
+            return None
+        with handle:
+            tuning: Tuning = handle.servable.tuning
+            return tuning
 
     def _model_state(self, name: str) -> bool | None:
         if name not in self.models:

@@ -20,6 +20,7 @@ from inserve.lifecycle.servable_id import ServableId
 from inserve.lifecycle.servable_state import ManagerState, ServableState
 from inserve.lifecycle.servable_state_monitor import ServableStateMonitor
 from inserve.lifecycle.version_labels import VersionLabels
+from inserve.saved_model.tuning import Tuning
 from inserve.server.availability import (
     Verdict,
     did_not_become_available,
@@ -99,7 +100,9 @@ class Models:
         clock: Clock | None = None,
         followers: Followers | None = None,
         on_change: Callable[[], None] | None = None,
+        tuning: Callable[[ServableId], Tuning | None] | None = None,
     ) -> None:
+        self._tuning = (lambda _: None) if tuning is None else tuning
         self._followers = followers
         self._on_change = on_change
         self._source = source
@@ -258,7 +261,10 @@ class Models:
         seen = self._source.status().get(name)
         return ModelStatus(
             name,
-            tuple(VersionStatus(s.id.version, s.state, s.error, s.attempts, s.last_failure) for s in states),
+            tuple(
+                VersionStatus(s.id.version, s.state, s.error, s.attempts, s.last_failure, self._tuning(s.id))
+                for s in states
+            ),
             self._labels.of_model(name),
             None if seen is None else seen.error,
             self.waiting(name),

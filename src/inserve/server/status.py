@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from inserve.errors import InserveError
 from inserve.lifecycle.servable_state import ManagerState
+from inserve.saved_model.tuning import Tuning
 
 __all__ = ["ModelStatus", "VersionStatus"]
 
@@ -23,6 +24,8 @@ class VersionStatus:
     """Attempts to load it, retries included."""
     last_failure: InserveError | None = None
     """How the last attempt that failed has ended, also while the next one runs."""
+    tuning: Tuning | None = None
+    """How it is run, and the figures behind that; None where it is not available."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class ModelStatus:
     """Why its folder could not be looked at the last time, None if it could."""
     waiting: Mapping[int, str] = field(default_factory=dict)
     """Versions that are seen but not loaded yet, and what each waits for."""
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """How the newest version that answers requests is run; None where none does."""
+        return next((v.tuning for v in self.versions if v.state is ManagerState.AVAILABLE), None)
 
     @property
     def available_versions(self) -> tuple[int, ...]:

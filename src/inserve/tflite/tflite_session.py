@@ -180,6 +180,9 @@ class TfliteRunner:
 class LoadedTfliteModel:
     """A model in memory; implements ``interface.LoadedModel``."""
 
+    tunable_session = None
+    """LiteRT leaves no choice of where a graph runs."""
+
     def __init__(self, session: TfliteSession, meta_graph_def: bytes) -> None:
         self.session = session
         self.meta_graph_def = meta_graph_def
