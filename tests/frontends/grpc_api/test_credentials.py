@@ -74,7 +74,7 @@ def ask(port: int, trusted: str, client: Pair | None = None) -> bytes:
     )
     options = [("grpc.ssl_target_name_override", "localhost"), ("grpc.enable_http_proxy", 0)]
     with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
-        answer: bytes = channel.unary_unary("/echo/Echo")(b"hello", timeout=LIMIT_S)
+        answer: bytes = channel.unary_unary("/echo/Echo", None, None)(b"hello", timeout=LIMIT_S)
         return answer
 
 
