@@ -23,8 +23,26 @@ def test_a_dearer_run_counts_at_once() -> None:
     cost = RunCost()
     cost.observe(8, 0.1)
     cost.observe(8, 0.1)
+    assert not cost.observe(8, 0.4)
+    assert cost.estimate_s(8) == 0.4
+
+
+def test_a_surge_counts_only_where_the_next_run_is_dear_as_well() -> None:
+    cost = RunCost()
+    cost.settle(8, 0.1)
+    assert cost.observe(8, 0.9)
+    assert cost.estimate_s(8) == 0.1
+    assert not cost.observe(8, 0.7)
+    assert cost.estimate_s(8) == 0.7
+
+
+def test_a_surge_between_cheap_runs_is_forgotten() -> None:
+    cost = RunCost()
+    cost.settle(8, 0.1)
     cost.observe(8, 0.9)
-    assert cost.estimate_s(8) == 0.9
+    cost.observe(8, 0.1)
+    assert cost.observe(8, 0.9)
+    assert cost.estimate_s(8) == 0.1
 
 
 def test_cheaper_runs_bring_the_figure_down_slowly() -> None:
@@ -51,7 +69,7 @@ def test_runs_of_a_few_milliseconds_belong_on_the_calling_thread() -> None:
 
 def test_a_size_leaves_the_calling_thread_when_its_runs_become_long() -> None:
     cost = RunCost()
-    cost.settle(8, 1e-3)
+    cost.settle(8, 2e-3)
     cost.observe(8, 6e-3)
     assert cost.on_calling_thread == {}
 

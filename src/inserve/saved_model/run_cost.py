@@ -11,7 +11,11 @@ SHORT_RUN_S = 1e-3
 """Up to this a run is short: handing it to another thread would cost a notable part of it."""
 
 _FORGETTING = 0.1
-"""The weight of a new, lower figure; a higher one counts at once."""
+"""The weight of a new, lower figure; a higher one counts at once, unless it is a surge."""
+
+_SURGE = 4.0
+"""A run that takes this many times what others took counts only if the next one does, too: the machine
+may have been busy with something else."""
 
 _MOST_GROWTH = 2.0
 """A run chosen for the calling thread stays there up to this many times what it cost then."""
@@ -27,11 +31,12 @@ class RunCost:
     observation.
     """
 
-    __slots__ = ("_first", "_limits", "_seconds", "on_calling_thread")
+    __slots__ = ("_doubted", "_first", "_limits", "_seconds", "on_calling_thread")
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
         self._first: set[int] = set()
+        self._doubted: dict[int, float] = {}
         self._limits: dict[int, float] = {}
         """The most seconds on the calling thread, where something was chosen for a size."""
         self.on_calling_thread: dict[int, float] = {}
@@ -40,17 +45,24 @@ class RunCost:
         """Return the seconds a run with inputs of about this size takes, or None if none was seen."""
         return self._seconds.get(input_bytes.bit_length())
 
-    def observe(self, input_bytes: int, seconds: float) -> None:
-        """Take in one finished run."""
+    def observe(self, input_bytes: int, seconds: float) -> bool:
+        """Take in one finished run; return whether the next one should be measured as well."""
         size = input_bytes.bit_length()
         known = self._seconds.get(size)
+        doubted = self._doubted.pop(size, None)
         if known is None:
             self._first.add(size)
         elif size in self._first:
             self._first.discard(size)
         elif seconds < known:
             seconds = known + _FORGETTING * (seconds - known)
+        elif doubted is not None:
+            seconds = min(seconds, doubted)
+        elif seconds > _SURGE * known:
+            self._doubted[size] = seconds
+            return True
         self._put(size, seconds)
+        return False
 
     def settle(self, input_bytes: int, seconds: float) -> None:
         """Take *seconds* for what a run of this size takes, whatever was seen before."""

@@ -81,7 +81,7 @@ class SignatureRun:
         self._estimate = cost.estimate_s
         self._on_calling_thread = cost.on_calling_thread.get
         self._untimed_runs = 0
-        self._observe: Callable[[int, float], None] = self._pass_over_first_run
+        self._observe: Callable[[int, float], bool] = self._pass_over_first_run
         self.output_aliases = output_aliases
 
     def is_short(self, arrays: Sequence[NDArray[Any]]) -> bool:
@@ -121,7 +121,8 @@ class SignatureRun:
         else:
             started = perf_counter()
             outputs = self._run(arrays, timeout_s, _POOL)
-        self._observe(size, perf_counter() - started)
+        if self._observe(size, perf_counter() - started):
+            self._untimed_runs = 0
         return outputs
 
     def settle_cost(self, arrays: Sequence[NDArray[Any]], seconds: float) -> None:
@@ -145,9 +146,10 @@ class SignatureRun:
 
         self._run = observed
 
-    def _pass_over_first_run(self, input_bytes: int, seconds: float) -> None:
+    def _pass_over_first_run(self, input_bytes: int, seconds: float) -> bool:
         del input_bytes, seconds
         self._observe = self._cost.observe
+        return False
 
 
 class SavedModelServable:
