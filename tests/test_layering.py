@@ -34,21 +34,23 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "tflite": LEVEL_0 | {"tensorflow_c.interface", "tensors"},
     "sources": LIFECYCLE,
     "batching": LEVEL_0 | {"tensorflow_c.interface", "tensors"},
+    "replicas": LEVEL_0 | {"tensorflow_c.interface", "tensors"},
     "saved_model": VALUES | {"lifecycle", "batching", "tensorflow_c"},
     "handlers": VALUES | {"saved_model", "lifecycle"},
     "frontends.grpc_api": LEVEL_0 | {"handlers", "tensors"},
     "frontends.rest_api": LEVEL_0 | {"handlers", "tensors"},
     "frontends.dashboard": LEVEL_0 | {"handlers", "tensors"},
     "server": VALUES
-    | {"lifecycle", "tensorflow_c", "tflite", "sources", "batching", "saved_model", "handlers", "frontends"},
+    | {"lifecycle", "tensorflow_c", "tflite", "sources", "batching", "replicas", "saved_model", "handlers"}
+    | {"frontends"},
     "client": LEVEL_0,
     "testing": VALUES | {"tensorflow_c.interface", "lifecycle"},
     "demo_data": frozenset(),
     "integrations": LEVEL_0 | {"", "server", "client"},
     "pytest_plugin": LEVEL_0 | {"", "server", "client", "testing"},
     "cli": VALUES
-    | {"", "lifecycle", "tensorflow_c", "sources", "batching", "saved_model", "handlers", "frontends"}
-    | {"server", "client", "demo_data"},
+    | {"", "lifecycle", "tensorflow_c", "sources", "batching", "replicas", "saved_model", "handlers"}
+    | {"frontends", "server", "client", "demo_data"},
 }
 """Row: modules and folders, without ``inserve.``. The empty name is ``inserve`` itself, the public face.
 
