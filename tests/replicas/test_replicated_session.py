@@ -227,6 +227,10 @@ def test_one_replica_is_measured_for_all() -> None:
     assert replicated(*models).tunable_session is models[0].session
 
 
+def test_a_batcher_can_see_how_many_runs_keep_all_replicas_busy() -> None:
+    assert replicated(FakeModel(0), FakeModel(1), FakeModel(2)).num_replicas == 3
+
+
 # --- loading and closing --------------------------------------------------------------------------
 
 

@@ -12,7 +12,9 @@ class LeastLoaded:
 
     def __init__(self, num_replicas: int) -> None:
         self._lock = threading.Lock()
-        self._num_replicas = num_replicas
+        self._others = tuple(
+            (*range(index + 1, num_replicas), *range(index)) for index in range(num_replicas)
+        )
         self._counts = [0] * num_replicas
         self._next = 0
 
@@ -29,11 +31,11 @@ class LeastLoaded:
             chosen = self._next
             least = counts[chosen]
             if least:
-                for index in (*range(chosen + 1, self._num_replicas), *range(chosen)):
+                for index in self._others[chosen]:
                     if counts[index] < least:
                         chosen, least = index, counts[index]
             counts[chosen] = least + 1
-            self._next = chosen + 1 if chosen + 1 < self._num_replicas else 0
+            self._next = chosen + 1 if chosen + 1 < len(counts) else 0
             return chosen
 
     def give_back(self, replica: int) -> None:

@@ -207,6 +207,11 @@ class ReplicatedModel:
         return self._models[0].meta_graph_def
 
     @property
+    def num_replicas(self) -> int:
+        """How many runs there have to be at the same time for all replicas to work."""
+        return len(self._models)
+
+    @property
     def tunable_session(self) -> Session | None:
         """The session of the first replica: one replica is measured, and what is found holds for all."""
         first = self._models[0]
