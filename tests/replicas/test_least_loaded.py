@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +57,40 @@ def test_no_run_is_lost_from_the_count_between_threads() -> None:
     for thread in threads:
         thread.join()
     assert least_loaded.counts() == [0, 0]
+
+
+FORKS = """
+import os, sys, threading
+from inserve.replicas.least_loaded import LeastLoaded
+
+sys.setswitchinterval(1e-6)
+least_loaded = LeastLoaded(2)
+going = True
+
+def many_runs():
+    while going:
+        least_loaded.give_back(least_loaded.take())
+
+threads = [threading.Thread(target=many_runs) for _ in range(2)]
+for thread in threads:
+    thread.start()
+statuses = []
+for _ in range(60):
+    child = os.fork()
+    if not child:
+        threading.Timer(5, os._exit, [1]).start()
+        least_loaded.take()
+        os._exit(0)
+    statuses.append(os.waitpid(child, 0)[1])
+    if statuses[-1]:
+        break
+going = False
+sys.exit(any(statuses))
+"""
+
+
+def test_a_fork_in_the_middle_of_a_choice_blocks_nobody_in_the_child() -> None:
+    source = Path(__file__).parent.parent.parent / "src"
+    environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-c", FORKS], env=environment, timeout=60, check=False)
+    assert done.returncode == 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 
 __all__ = ["LeastLoaded"]
+
+_all: weakref.WeakSet[LeastLoaded] = weakref.WeakSet()
 
 
 class LeastLoaded:
@@ -17,6 +21,7 @@ class LeastLoaded:
         )
         self._counts = [0] * num_replicas
         self._next = 0
+        _all.add(self)
 
     def __repr__(self) -> str:
         return f"<LeastLoaded {self._counts}>"
@@ -47,3 +52,16 @@ class LeastLoaded:
         """Return the runs in progress on each replica."""
         with self._lock:
             return list(self._counts)
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked child: a thread that does not exist there may have held the lock."""
+        self._lock = threading.Lock()
+        self._counts = [0] * len(self._counts)
+
+
+def _after_fork_in_child() -> None:
+    for least_loaded in list(_all):
+        least_loaded.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
