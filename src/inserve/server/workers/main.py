@@ -61,6 +61,8 @@ class _Worker:
             server.stop(0.0)
 
     def _end(self) -> None:
+        if self._server is None:  # in reserve: whatever it is getting ready is of no use any more
+            os._exit(0)
         self._ended.set()
         limit = threading.Timer(_END_LIMIT_S, os._exit, (1,))
         limit.daemon = True
