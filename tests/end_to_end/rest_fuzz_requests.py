@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from hypothesis import strategies as st
@@ -261,7 +262,7 @@ def json_asks(draw: st.DrawFn, signatures: Signatures) -> Ask:
 @st.composite
 def _gzipped(draw: st.DrawFn, text: bytes) -> bytes:
     whole = gzip.compress(text, mtime=0)
-    kind = draw(st.integers(0, 4))
+    kind = draw(st.integers(-9, 4))
     if kind == 0:
         return draw(_mutated(st.just(whole)))
     if kind == 1:  # a size that is not so
@@ -322,7 +323,7 @@ def binary_asks(draw: st.DrawFn, signatures: Signatures, serialized: SearchStrat
     if draw(_chances[2]):
         headers["Accept"] = "application/x-npy"
     if not draw(_chances[4]):
-        target += "?signature_name=" + key
+        target += "?signature_name=" + quote(key, safe="")
     return Ask(target, body, headers)
 
 
