@@ -28,8 +28,8 @@ OPERATIONS = [
     ("tf1_examples", "classify"),
     ("tf1_examples", "regress"),
 ]
-MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-PAIRS: list[tuple[str, str, GenerationMode]] = [(*pair, mode) for pair in OPERATIONS for mode in MODES] + [
+MODES: tuple[Any, ...] = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+PAIRS = [(*pair, mode) for pair in OPERATIONS for mode in MODES] + [
     ("half_plus_two", operation, GenerationMode.POSITIVE) for operation in ("status", "metadata")
 ]
 """What takes nothing cannot be asked with anything wrong."""
