@@ -33,7 +33,13 @@ class Pair:
         self.there = Peer(
             there,
             "here",
-            {"add": lambda a, b: a + b, "miss": self._miss, "break": self._break, "wait": self._wait},
+            {
+                "add": lambda a, b: a + b,
+                "lock": threading.Lock,
+                "miss": self._miss,
+                "break": self._break,
+                "wait": self._wait,
+            },
             {"note": self.told.append, "end": self.all_told.set, "bad": self._break},
             self.there_ended.set,
         )
@@ -74,6 +80,27 @@ def test_any_other_error_is_internal_and_the_pipe_lives_on(pair: Pair) -> None:
     with pytest.raises(InternalError, match="LookupError: a defect"):
         pair.here.ask("break", timeout_s=LIMIT_S)
     assert pair.here.ask("add", 1, 1, timeout_s=LIMIT_S) == 2
+
+
+def test_what_cannot_be_pickled_is_an_internal_error_of_the_side_that_asks(pair: Pair) -> None:
+    with pytest.raises(InternalError, match=r"'add' cannot be sent to there: .*lock"):
+        pair.here.ask("add", threading.Lock(), 1, timeout_s=LIMIT_S)
+    with pytest.raises(InternalError, match=r"cannot be sent to here: .*lock"):
+        pair.here.ask("lock", timeout_s=LIMIT_S)
+    assert pair.here.ask("add", 1, 1, timeout_s=LIMIT_S) == 2
+
+
+def test_a_side_that_sends_what_cannot_be_read_is_gone(caplog: pytest.LogCaptureFixture) -> None:
+    here, there = Pipe()
+    ended = threading.Event()
+    peer = Peer(here, "there", {}, {}, ended.set)
+    peer.start()
+    there.send_bytes(b"no pickle")
+    assert ended.wait(LIMIT_S)
+    with pytest.raises(UnavailableError, match="there is gone"):
+        peer.ask("add", 1, 1, timeout_s=LIMIT_S)
+    assert "What there has sent cannot be read" in caplog.text
+    there.close()
 
 
 def test_an_unknown_question_is_internal(pair: Pair) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from inserve.errors import DeadlineExceededError, InserveError, UnavailableError, UnknownError
+from inserve.errors import DeadlineExceededError, InserveError, InternalError, UnavailableError, UnknownError
 from inserve.lifecycle.servable_id import ServableId
 from inserve.lifecycle.servable_state import ManagerState, ServableState
 from inserve.server.model_config import ModelConfig
@@ -26,6 +26,7 @@ class FakeProcess:
 
     def __init__(self, pid: int, fails_to_start: InserveError | None) -> None:
         self.index = 0
+        self.is_replacement = False
         self.pid = pid
         self.connection, theirs = Pipe()
         self.asked: list[tuple[Any, ...]] = []
@@ -35,9 +36,9 @@ class FakeProcess:
         self.ended = threading.Event()
         self.status: int | None = None
         self._fails_to_start = fails_to_start
-        operations = {name: self._noting(name) for name in ("set_models", "refresh", "stop", "metrics")} | {
-            "start": self._start
-        }
+        operations = {
+            name: self._noting(name) for name in ("set_models", "set", "refresh", "stop", "metrics")
+        } | {"start": self._start}
         self.peer = Peer(theirs, "the parent", operations, {}, lambda: self.end(0))
         self.peer.start()
 
@@ -51,6 +52,7 @@ class FakeProcess:
     def _start(self, start: WorkerStart) -> None:
         self.index = start.index
         self.asked.append(("start", start.models))
+        self.is_replacement = start.is_replacement
         self.has_been_asked.set()
         assert self.may_start.wait(LIMIT_S)
         if self._fails_to_start is not None:
@@ -236,6 +238,25 @@ def test_a_change_during_the_start_of_a_replacement_reaches_it(scene: Scene) -> 
     assert replacement.asked == [("start", [A]), ("set_models", [B])]
 
 
+def test_only_a_replacement_is_told_that_it_is_one(scene: Scene) -> None:
+    first, second = scene.started()
+    first.end(-9)
+    scene.wait_until_asked(scene.spare)
+    assert (second.is_replacement, scene.spare.is_replacement) == (False, True)
+
+
+def test_what_holds_for_good_is_asked_of_replacements_too_with_the_last_arguments(scene: Scene) -> None:
+    first, second = scene.started()
+    scene.group.ask_all_for_good("set", "a", "a", 1)
+    scene.group.ask_all_for_good("set", "b", "b", 2)
+    scene.group.ask_all_for_good("set", "a", "a", 3)
+    assert second.asked[1:] == [("set", "a", 1), ("set", "b", 2), ("set", "a", 3)]
+    first.end(-9)
+    scene.wait_until_asked(scene.spare)
+    scene.wait_until(WorkerState.SERVING, WorkerState.SERVING)
+    assert scene.spare.asked[1:] == [("set", "a", 3), ("set", "b", 2)]
+
+
 def test_questions_of_a_worker_are_answered_and_its_notices_carry_its_number(scene: Scene) -> None:
     _, second = scene.started()
     second.peer.tell("log", "hello")
@@ -282,6 +303,25 @@ def test_stop_before_the_start_ends_what_was_launched(scene: Scene) -> None:
     processes = [scene.launched.get(timeout=LIMIT_S) for _ in range(2)]
     scene.group.stop(0.0)
     assert all(process.ended.is_set() for process in processes)
+
+
+def test_stop_ends_a_worker_that_still_starts_without_waiting_for_it(scene: Scene) -> None:
+    first, _ = scene.started()
+    scene.spare.may_start.clear()
+    first.end(-9)
+    scene.wait_until_asked(scene.spare)
+    scene.group.stop(1000.0)
+    assert scene.spare.wait(0.0) == -9
+    scene.spare.may_start.set()
+
+
+def test_an_unexpected_error_at_the_start_fails_it_and_ends_the_process() -> None:
+    scene = Scene(count=1)
+    scene.group.launch()
+    with pytest.raises(InternalError, match=r"'start' cannot be sent to worker 1: .*lock"):
+        scene.group.start(threading.Lock(), [])
+    assert scene.launched.get(timeout=LIMIT_S).wait(LIMIT_S) is not None
+    scene.group.stop(0.0)
 
 
 def test_a_launch_that_fails_fails_the_start(tmp_path: Path) -> None:
