@@ -37,6 +37,7 @@ def test_the_defaults_are_those_of_the_c_plus_plus_server() -> None:
     expected = ServerOptions(
         grpc=("0.0.0.0:8500",),
         check_shapes=False,
+        gpu_memory_growth=False,
         enable_reflection=True,
         enable_profiler=True,
         check_complete=False,

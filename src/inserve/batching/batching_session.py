@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeAlias
 
 from google.protobuf import text_format
@@ -54,6 +54,7 @@ class BatchedSession:
         options: BatchingOptions,
         name: str,
         intra_op_threads: int = 0,
+        num_replicas: int = 1,
     ) -> None:
         self._session = session
         self._scheduler = scheduler
@@ -61,7 +62,7 @@ class BatchedSession:
         self._lock = threading.Lock()
         self._options = options
         self._is_unbatched = False
-        self._slots = None if options.strict else scheduler.make_slots(intra_op_threads)
+        self._slots = None if options.strict else scheduler.make_slots(intra_op_threads, num_replicas)
         self._queues: dict[tuple[frozenset[str], frozenset[str]], SlotQueue | ThreadQueue] = {}
 
     def __repr__(self) -> str:
@@ -172,7 +173,10 @@ class BatchedModel:
         self._model = model
         self._path = path
         self._scheduler = scheduler
-        self._session = BatchedSession(model.session, scheduler, options, path, intra_op_threads)
+        num_replicas = getattr(model, "num_replicas", 1)
+        self._session = BatchedSession(
+            model.session, scheduler, options, path, intra_op_threads, num_replicas
+        )
         scheduler.add_model(path, self)
 
     def __repr__(self) -> str:
@@ -210,9 +214,11 @@ class BatchedModel:
             self._session.num_slots,
         )
 
-    def unbatched(self) -> AbstractContextManager[None]:
-        """Return a context in which a run never waits for company: for runs that warm a version up."""
-        return self._session.unbatched()
+    @contextmanager
+    def unbatched(self) -> Iterator[None]:
+        """Let no run wait for company meanwhile: for runs that warm a version up."""
+        with getattr(self._model, "unbatched", nullcontext)(), self._session.unbatched():
+            yield
 
     def report_direct_runs(self, observer: BatchingObserver) -> None:
         """Tell *observer* of the requests that were run directly since the last call."""

@@ -286,6 +286,12 @@ class Flags:
         "Processes that serve the same models at the same ports, each with a copy of every model.",
         minimum=1, is_extra=True,
     )  # fmt: skip
+    devices: str = _flag(
+        "", "string", _RUNTIME,
+        "Load each model once on each of these devices, GPU:0,GPU:1 for instance, and spread its requests "
+        "over them.",
+        is_extra=True,
+    )  # fmt: skip
     tune: bool = _flag(
         True, "bool", _LOADING,
         "Measure, when a version is loaded, where its graphs run fastest and with how many threads.",

@@ -281,6 +281,9 @@ def _options(flags: Flags, given: Collection[str], platform: PlatformSettings | 
             ),
             generate_warmup=flags.generate_warmup,
             workers=flags.workers,
+            # What the flags say of memory is in the session config.
+            gpu_memory_growth=False,
+            devices=tuple(name for name in flags.devices.split(",") if name),
             tune=flags.tune,
             cache_dir=flags.tuning_cache_dir or None,
             memory_budget=flags.memory_budget_bytes or None,

@@ -48,6 +48,11 @@ class ResourceTracker:
         with self._lock:
             return dict(self._reservations)
 
+    def limit(self, device: str, amount_bytes: int) -> None:
+        """Let all reservations on *device* together have *amount_bytes* at most, unless it has a limit."""
+        with self._lock:
+            self._budget = MappingProxyType({device: amount_bytes, **self._budget})
+
     def reserve(self, owner: Hashable, allocation: ResourceAllocation) -> None:
         """Book *allocation* for *owner*.
 

@@ -57,6 +57,9 @@ class SavedModelOptions:
     """The folder where results are kept for the next start; None: ``INSERVE_CACHE_DIR`` or a folder in
     the user's cache; empty: they are not kept."""
 
+    devices: str = ""
+    """What tells machines apart whose processors are the same: figures of one are not used on another."""
+
     def __post_init__(self) -> None:
         if not self.tuning_budget_s >= 0:
             raise ValueError(f"tuning_budget_s is {self.tuning_budget_s}, expected at least 0")
@@ -129,6 +132,7 @@ class SavedModelLoader:
             cache=TuningCache(os.path.join(folder, "tuning")) if folder else None,
             version_bytes=lambda: _bytes_below(self._path),
             measure_anew=self._measure_anew,
+            devices=options.devices,
         )
 
     def unload(self) -> None:

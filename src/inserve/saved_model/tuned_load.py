@@ -78,7 +78,8 @@ class TunedLoad:
 
     *version_bytes* tells the size of its files. *measure_anew* uses no tuning of an earlier load.
     *budget_s* bounds the measuring; a second session is made only where the first was loaded within
-    twice that. *num_cpus* is what the process may use, by default what the system says.
+    twice that. Tunings are remembered apart for other *devices*. *num_cpus* is what the process may
+    use, by default what the system says.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class TunedLoad:
         cache: TuningCache | None,
         version_bytes: Callable[[], int],
         measure_anew: bool = False,
+        devices: str = "",
         num_cpus: int | None = None,
         now: Callable[[], float] = perf_counter,
     ) -> None:
@@ -102,6 +104,7 @@ class TunedLoad:
         self._cache = cache
         self._version_bytes = version_bytes
         self._measure_anew = measure_anew
+        self._devices = devices
         self._num_cpus = usable_cpus() if num_cpus is None else num_cpus
         self._longest_load_s = _LOAD_BUDGETS * budget_s
         self._tuner = Tuner(min(self._num_cpus, _MOST_CALLERS), budget_s, now)
@@ -221,7 +224,13 @@ class TunedLoad:
 
     def _key(self) -> str | None:
         with suppress(OSError):
-            parts = [model_digest(self._path), machine_text(), str(self._num_cpus), self._config.hex()]
+            parts = [
+                model_digest(self._path),
+                machine_text(),
+                str(self._num_cpus),
+                self._config.hex(),
+                self._devices,
+            ]
             return hashlib.blake2b("|".join([*parts, *self._tags]).encode(), digest_size=16).hexdigest()
         return None
 

@@ -17,6 +17,7 @@ from inserve.saved_model.input_value import array_from_value
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.signature import Signature
 from inserve.sources.version_selection import parse_version, version_children
+from inserve.tensorflow_c.devices import with_gpu_memory
 from inserve.tensorflow_c.load_saved_model import load_saved_model
 
 __all__ = ["Model", "load"]
@@ -128,7 +129,7 @@ def load(
     ``serving_default``, or the only one there is. *check_shapes* refuses inputs whose rank or sizes
     differ from the signature; without it some graphs accept other shapes, and graphs whose kernels
     would end the process over one are checked all the same. *session_config* is a serialized
-    ``tensorflow.ConfigProto``.
+    ``tensorflow.ConfigProto``; memory of GPUs is taken as it is needed unless it has ``gpu_options``.
 
     Raises:
         NotFoundError: No SavedModel, or no such version, at *path*.
@@ -137,7 +138,7 @@ def load(
         InserveError: What TensorFlow said.
     """
     folder, found_version = _locate(Path(path), version)
-    loaded = load_saved_model(os.fspath(folder), tags, session_config)
+    loaded = load_saved_model(os.fspath(folder), tags, with_gpu_memory(session_config))
     try:
         servable = SavedModelServable(loaded, check_shapes)
         chosen = _choose_signature(servable.signatures, signature, folder)

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from inserve.errors import InvalidArgumentError
+from inserve.replicas.replica_devices import spread_replicas
 from inserve.sources.base_path import absolute_base_path
 from inserve.sources.servable_to_monitor import ServableToMonitor
 from inserve.sources.version_selection import All, Latest, Specific, VersionPolicy
+from inserve.tensorflow_c.devices import short_device_name
 
 __all__ = ["ModelConfig", "check_transition"]
 
@@ -25,7 +27,8 @@ class ModelConfig:
     *path* is the base path, whose children are version directories: a local path (made absolute), or the
     URL of a remote store. *labels* gives version numbers by label. *poll_interval* is in seconds: above 0
     look for versions that often, 0 once, below 0 never, None as the server does. *platform* is what kind of
-    servable the versions are.
+    servable the versions are. *replicas* gives numbers by device (``{"GPU:0": 1, "GPU:1": 1}``): each version
+    is loaded so many times there, and its requests are spread over them; empty: as the server does.
 
     Raises:
         ValueError, TypeError: a value is out of its range or of another type; the text names the model.
@@ -37,6 +40,7 @@ class ModelConfig:
     labels: Mapping[str, int] = field(default_factory=dict)
     poll_interval: float | None = None
     platform: str = "tensorflow"
+    replicas: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -67,8 +71,26 @@ class ModelConfig:
         interval = self.poll_interval
         if interval is not None and (isinstance(interval, bool) or not math.isfinite(interval)):
             raise ValueError(f"model {self.name}: poll_interval is in seconds or None, got {interval!r}")
+        object.__setattr__(self, "replicas", self._checked_replicas())
         if not self.platform:
             raise ValueError(f"model {self.name} needs a platform, got an empty one")
+
+    def _checked_replicas(self) -> dict[str, int]:
+        numbers: dict[str, int] = {}
+        try:
+            for device, number in self.replicas.items():
+                name = short_device_name(device)
+                numbers[name] = numbers.get(name, 0) + number
+            if numbers:
+                spread_replicas(numbers)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"model {self.name}: {error}") from None
+        return numbers
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The device of each replica; empty if there are none."""
+        return spread_replicas(self.replicas) if self.replicas else ()
 
     @property
     def base_path(self) -> str:

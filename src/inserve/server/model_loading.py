@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from inserve.batching.batch_scheduler import BatchScheduler
 from inserve.batching.batching_session import batch_models
@@ -12,11 +14,15 @@ from inserve.batching.options import BatchingOptions, check_queue_options
 from inserve.errors import FailedPreconditionError, NotFoundError
 from inserve.handlers.prediction_log import prediction_log_replay
 from inserve.metrics.serving_metrics import ServingMetrics
+from inserve.replicas.replicated_session import replicate
 from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions
 from inserve.server.counted_loader import CountedLoader
+from inserve.server.model_config import ModelConfig
 from inserve.server.options import ServerOptions
 from inserve.tensorflow_c.custom_ops import with_custom_ops
-from inserve.tensorflow_c.interface import LoadSavedModel
+from inserve.tensorflow_c.device_placement import place_on
+from inserve.tensorflow_c.devices import check_device
+from inserve.tensorflow_c.interface import LoadedModel, LoadSavedModel
 from inserve.tensorflow_c.load_saved_model import load_saved_model
 from inserve.tflite.load_tflite import prefer_tflite
 
@@ -29,8 +35,8 @@ _MAX_NOTED_PATHS = 4096
 class ModelLoading:
     """Makes the loaders of one server, and has what its models share; any thread may call.
 
-    The order, from the inside: custom operations must be there when a graph is read, TFLite replaces
-    the graph, batching stands before whatever runs.
+    The order, from the inside: custom operations must be there when a graph is read, replicas are the same
+    graph on several devices, TFLite replaces the graph, batching stands before whatever runs.
 
     Raises:
         InvalidArgumentError: The options of batching would leave it no thread.
@@ -40,7 +46,7 @@ class ModelLoading:
         self._metrics = metrics
         self._model_options = SavedModelOptions(
             options.tags,
-            options.session_config,
+            options.complete_session_config(),
             options.check_shapes,
             options.enable_model_warmup,
             options.num_request_iterations_for_warmup,
@@ -52,13 +58,17 @@ class ModelLoading:
         self._replay = prediction_log_replay(options.enable_signature_method_name_check, metrics.warmup_run)
         self._batching = options.batching_options()
         self._lock = threading.Lock()
+        self._seen_devices: tuple[str, ...] = ()
         self._names: dict[str, str] = {}
+        self._default_devices = options.devices
+        self._devices_by_name: dict[str, tuple[str, ...]] = {}
+        self._devices_by_path: dict[str, tuple[str, ...]] = {}
         self._batching_by_name: dict[str, BatchingOptions] = {}
         self._scheduler: BatchScheduler | None = None
         self._load = self._opener(options)
 
     def _opener(self, options: ServerOptions) -> LoadSavedModel:
-        load = with_custom_ops(load_saved_model, options.custom_ops)
+        load = self._on_devices(with_custom_ops(load_saved_model, options.custom_ops))
         if options.prefer_tflite_model:
             load = prefer_tflite(load, options.num_tflite_pools, options.num_tflite_interpreters_per_pool)
         if self._batching is not None:
@@ -71,9 +81,43 @@ class ModelLoading:
 
     def loader(self, name: str, path: str) -> SavedModelLoader:
         """Return the loader of the version of model *name* in the folder *path*."""
+        with self._lock:
+            devices = self._devices_by_name.get(name) or self._default_devices
+        if devices:
+            self._note_devices(path, devices)
         if self._scheduler is not None:
             self._note_name(self._scheduler, name, path)
-        return CountedLoader(path, self._model_options, self._load, self._replay, self._metrics)
+        options = replace(self._model_options, devices=",".join([*self._seen_devices, "", *devices]))
+        return CountedLoader(path, options, self._load, self._replay, self._metrics, devices)
+
+    def see_devices(self, names: Iterable[str]) -> None:
+        """Note the devices there are, before any model is loaded."""
+        self._seen_devices = tuple(names)
+
+    def prepare(self, models: Iterable[ModelConfig]) -> None:
+        """Take in where replicas of *models* are to be; versions that are loaded stay where they are."""
+        with self._lock:
+            self._devices_by_name = {model.name: model.devices for model in models if model.replicas}
+
+    def _on_devices(self, load: LoadSavedModel) -> LoadSavedModel:
+        """Return *load* for versions that have replicas, and those that have none."""
+
+        def load_replicas(path: str, tags: Sequence[str] = ("serve",), config: bytes = b"") -> LoadedModel:
+            with self._lock:
+                devices = self._devices_by_path.get(path)
+            if not devices:
+                return load(path, tags, config)
+            for device in dict.fromkeys(devices):
+                check_device(device, config)
+            return replicate([(device, place_on(load, device)) for device in devices])(path, tags, config)
+
+        return load_replicas
+
+    def _note_devices(self, path: str, devices: tuple[str, ...]) -> None:
+        with self._lock:
+            while len(self._devices_by_path) >= _MAX_NOTED_PATHS:
+                del self._devices_by_path[next(iter(self._devices_by_path))]
+            self._devices_by_path[path] = devices
 
     def _note_name(self, scheduler: BatchScheduler, name: str, path: str) -> None:
         with self._lock:

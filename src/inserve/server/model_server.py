@@ -49,7 +49,7 @@ from inserve.server.workers.worker_group import WorkerStatus
 from inserve.server.workers.workers import Workers, budget_of_process
 from inserve.sources.remote_source import RemoteSourceOptions
 from inserve.sources.storage_path_source import StoragePathSource
-from inserve.tensorflow_c.devices import list_devices
+from inserve.tensorflow_c.devices import Device, list_devices
 
 if TYPE_CHECKING:
     import grpc as grpc_package
@@ -101,6 +101,9 @@ class Server(InprocessCalls):
         enable_signature_method_name_check: bool = False,
         tags: Sequence[str] = ("serve",),
         session_config: bytes = b"",
+        gpu_memory_growth: bool = True,
+        gpu_memory_fraction: float | None = None,
+        devices: Sequence[str] = (),
         custom_ops: Sequence[str] = (),
         batching: BatchingOptions | Literal["auto"] | None = None,
         enable_per_model_batching_parameters: bool = False,
@@ -165,6 +168,8 @@ class Server(InprocessCalls):
         self._monitor = ServableStateMonitor(bus)
         if parent is not None:
             bus.subscribe(parent.tell_state)
+        self._tracker = ResourceTracker(budget_of_process(options))
+        self._devices: tuple[Device, ...] = ()
         self._manager = AspiredVersionsManager(
             AspiredVersionsManagerOptions(
                 num_load_threads=max(options.num_load_threads, initial_load_threads()),
@@ -174,7 +179,7 @@ class Server(InprocessCalls):
                 ),
             ),
             bus=bus,
-            tracker=ResourceTracker(budget_of_process(options)),
+            tracker=self._tracker,
         )
         labels = VersionLabels(
             self._monitor.is_available,
@@ -193,6 +198,7 @@ class Server(InprocessCalls):
             self._manager,
             followers=self._workers,
             on_change=lambda: self._services.health.changed(),
+            prepare=lambda models: self._loading.prepare(models),
             tuning=self._tuning_of,
         )
         """The models served: add, remove, list, label them and ask for their status."""
@@ -247,7 +253,7 @@ class Server(InprocessCalls):
             try:
                 # TensorFlow's pools inherit the priority of the thread that first needs them, and
                 # load threads have a low one.
-                list_devices(self.options.session_config)
+                self._see_devices(list_devices(self.options.complete_session_config()))
                 if self._workers is not None:
                     self._workers.launch(self.options)
                 self._manager.start()
@@ -409,6 +415,11 @@ class Server(InprocessCalls):
         return self._rest.addresses
 
     @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices that TensorFlow sees; empty before the start."""
+        return self._devices
+
+    @property
     def workers(self) -> tuple[WorkerStatus, ...]:
         """How each of the processes that serve stands, this one first; empty unless there are several."""
         return () if self._workers is None else self._workers.status()
@@ -426,6 +437,14 @@ class Server(InprocessCalls):
             self.models.replace_all(read_model_configs(path, current=self.models.list()))
 
         return ConfigFilePoller(path, interval_s, apply, file_fingerprint(path))
+
+    def _see_devices(self, devices: Sequence[Device]) -> None:
+        self._devices = tuple(devices)
+        self._loading.see_devices(device.short_name for device in devices)
+        if self.options.memory_budget is None:
+            for device in devices:
+                if device.device_type != "CPU":
+                    self._tracker.limit(device.short_name.lower(), device.memory_bytes)
 
     def _tuning_of(self, id: ServableId) -> Tuning | None:
         try:

@@ -100,11 +100,13 @@ class Models:
         clock: Clock | None = None,
         followers: Followers | None = None,
         on_change: Callable[[], None] | None = None,
+        prepare: Callable[[Iterable[ModelConfig]], None] | None = None,
         tuning: Callable[[ServableId], Tuning | None] | None = None,
     ) -> None:
         self._tuning = (lambda _: None) if tuning is None else tuning
         self._followers = followers
         self._on_change = on_change
+        self._prepare = prepare
         self._source = source
         self._monitor = monitor
         self._labels = labels
@@ -403,6 +405,8 @@ class Models:
         stale = {name: self._stale.get(name) or self._ended(name) for name in configs}
         labels = self._labels.of_all()
         assign_labels()
+        if self._prepare is not None:
+            self._prepare(configs.values())
         try:
             self._source.update([config.servable_to_monitor() for config in configs.values()])
         except BaseException:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from inserve.frontends.grpc_api.grpc_server import TransportName
 from inserve.sources.remote_source import RemoteSourceOptions
+from inserve.tensorflow_c.devices import short_device_name, with_gpu_memory
 
 if TYPE_CHECKING:
     from inserve.batching.options import BatchingOptions
@@ -18,7 +19,7 @@ __all__ = ["InitialWait", "ServerOptions", "addresses", "initial_load_threads"]
 
 InitialWait: TypeAlias = Literal["available", "settled"]
 
-_SEQUENCES = ("grpc", "rest", "grpc_channel_arguments", "custom_ops", "tags")
+_SEQUENCES = ("grpc", "rest", "grpc_channel_arguments", "custom_ops", "devices", "tags")
 
 
 def _default_workers() -> int:
@@ -66,6 +67,13 @@ class ServerOptions:
     imports TensorFlow."""
     enable_session_service: bool = False
     """Answer ``tensorflow.serving.SessionService``: runs of tensors by their names in the graph."""
+    gpu_memory_growth: bool = True
+    """Take memory of GPUs as it is needed; not where *session_config* has ``gpu_options`` of its own."""
+    gpu_memory_fraction: float | None = None
+    """The most that this process takes of each GPU's memory, a share of it; None: no limit."""
+    devices: tuple[str, ...] = ()
+    """Load each model once on each of these (``GPU:0``, ``GPU:1``) and spread its requests over them; a
+    device may stand there twice. Empty: TensorFlow chooses one place."""
     custom_ops: tuple[str, ...] = ()
     """Libraries of custom operations: paths, or packages that contain them."""
     batching: BatchingOptions | Literal["auto"] | None = None
@@ -168,6 +176,8 @@ class ServerOptions:
             raise ValueError(f"num_tflite_pools is {self.num_tflite_pools}, expected at least 1 or None")
         if self.prometheus_path is not None and not self.prometheus_path.startswith("/"):
             raise ValueError(f"prometheus_path is {self.prometheus_path!r}, expected it to start with /")
+        object.__setattr__(self, "devices", tuple(map(short_device_name, self.devices)))
+        self.complete_session_config()
         if self.ssl is not None and self.use_alts_credentials:
             raise ValueError("expected either ssl or use_alts_credentials, got both")
         if self.initial_wait not in get_args(InitialWait):
@@ -179,6 +189,10 @@ class ServerOptions:
     def names(cls) -> frozenset[str]:
         """Return the names of all options."""
         return frozenset(option.name for option in fields(cls))
+
+    def complete_session_config(self) -> bytes:
+        """Return the serialized ``ConfigProto`` of every session."""
+        return with_gpu_memory(self.session_config, self.gpu_memory_growth, self.gpu_memory_fraction)
 
     def batching_options(self) -> BatchingOptions | None:
         """Return how requests are batched, None where they are not."""
