@@ -39,7 +39,7 @@ def _is_taken(host: str, port: int) -> bool:
 
 
 def _cannot_bind(family: int, address: tuple[object, ...], host: str) -> bool:
-    """Return whether *address* is in use; connections that ended a moment ago, and reused it, do not count."""
+    """Return whether *address* is in use; connections that ended a moment ago do not count."""
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
