@@ -356,6 +356,18 @@ _CHUNKS = [
     b"5\r\nhellooo\r\n", b"\r\n", b" 5\r\n", b"0\r\nA: b\r\n\r\n", b"0\r\n" + b"T: t\r\n" * 4000 + b"\r\n",
     b"g\r\n", b"5;" + b"e" * 5000 + b"\r\nhello\r\n",
 ]  # fmt: skip
+_TARGET_PARTS = [
+    b"/v1", b"/models", b"/half_plus_two", b"/", b"//", b"..", b":predict", b":classify", b":", b"/versions",
+    b"/labels", b"/1", b"/2", b"/9223372036854775807", b"/99999999999999999999", b"/-1", b"/stable",
+    b"/metadata", b"/openapi.json", b"%2F", b"%00", b"%ff", b"%", b"?", b"?signature_name=a", b"#", b"@",
+    b"\xc3\xa9", b"http://a", b"[", b"/V1/MODELS",
+]  # fmt: skip
+_targets = st.lists(st.sampled_from(_TARGET_PARTS), max_size=8).map(b"".join)
+_known_targets = st.builds(b"/v1/models/half_plus_two%b".__mod__, _targets)
+_methods = st.sampled_from([b"GET", b"GET", b"POST", b"HEAD", b"OPTIONS", b"DELETE"])
+_lines_of_targets = st.builds(
+    b" ".join, st.tuples(_methods, st.one_of(_targets, _known_targets), st.just(b"HTTP/1.1"))
+)
 _bodies = st.one_of(
     st.just(b'{"instances": [3.0]}'),
     st.lists(st.sampled_from(_CHUNKS), max_size=6).map(b"".join),
@@ -370,7 +382,8 @@ _good = st.sampled_from([GOOD, GOOD, GOOD_CHUNKED])
 def _wild_requests(draw: st.DrawFn) -> bytes:
     if draw(_chances[4]):
         return draw(_mutated(_good))
-    line = draw(st.sampled_from(_LINES[:3] if draw(_chances[2]) else _LINES))
+    kind = draw(st.integers(0, 2))
+    line = draw(st.sampled_from(_LINES[:3] if kind == 0 else _LINES) if kind < 2 else _lines_of_targets)
     headers = draw(st.lists(st.sampled_from(_HEADERS), max_size=4))
     end = b"\r\n" if not draw(_chances[20]) else b"\n"
     head = end.join([line, *headers, b"", b""])
