@@ -14,7 +14,7 @@ from inserve.cli.main import main
 from inserve.cli.predict_call import Arrays, Predict
 from inserve.demo_data.digits import load_held_out_digits
 
-LAST_LINE = re.compile(r"5 of 5 ways agree; (\d+) of 20 digits, none seen in training, were read correctly\.")
+LAST_LINE = re.compile(r"6 of 6 ways agree; (\d+) of 20 digits, none seen in training, were read correctly\.")
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,7 @@ def test_each_way_has_a_latency(piped: subprocess.CompletedProcess[bytes]) -> No
         "gRPC stub, no socket: server.channel()",
         "gRPC over a Unix socket",
         "gRPC over TCP",
+        "REST, JSON",
     ]
     assert all(int(number.replace(",", "")) > 0 for _, number in rows)
 
@@ -78,6 +79,6 @@ def test_a_way_that_disagrees_is_named_with_exit_status_1(monkeypatch: pytest.Mo
     monkeypatch.setattr(predict_call, "predict_over", wrong_over_sockets)
     result = CliRunner().invoke(main, ["demo", "--calls=1"])
     assert result.exit_code == 1
-    assert "2 of 5 ways agree" in result.stdout
+    assert "3 of 6 ways agree" in result.stdout
     assert result.stderr.splitlines()[-1].startswith("Error: not the same answer as inserve.load")
     assert "gRPC over TCP" in result.stderr

@@ -118,3 +118,13 @@ def test_a_graph_whose_kernels_abort_stays_checked() -> None:
 def test_strings_go_in_as_text_or_bytes_and_come_out_as_bytes() -> None:
     with inserve.load(MODELS / "types", signature="string") as model:
         assert model(x=["é", b"\xff"])["y"].tolist() == ["é".encode(), b"\xff"]
+
+
+def test_a_model_is_warmed_up_and_tuned_unless_told_otherwise(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "inserve.saved_model"):
+        with inserve.load(MODELS / "half_plus_two", warm_up=False) as model:
+            assert model(x=[2.0])["y"].tolist() == [4.0]
+        assert caplog.messages == []
+        with inserve.load(MODELS / "half_plus_two") as model:
+            assert model(x=[2.0])["y"].tolist() == [4.0]
+        assert any("on generated inputs" in message for message in caplog.messages)

@@ -59,8 +59,8 @@ class _Answer:
 def demo(calls: int) -> None:
     """Serve a small reader of handwritten digits and ask it in every way.
 
-    Prints the digits, what the model read, and how long one call takes in the same process and over
-    gRPC. The exit status is 1 if the ways do not give the same answer.
+    Prints the digits, what the model read, and how long one call takes in the same process, over gRPC
+    and over REST. The exit status is 1 if the ways do not give the same answer.
     """
     from inserve.demo_data.digits import load_held_out_digits
 
@@ -94,7 +94,7 @@ def _ways() -> Iterator[list[_Way]]:
     """Load and serve the model for the length of a block."""
     import grpc
 
-    from inserve.cli.predict_call import predict_over
+    from inserve.cli.predict_call import predict_over, predict_over_rest
     from inserve.demo_data.digits import digits_base_path
     from inserve.server.model import load
     from inserve.server.model_server import Server
@@ -105,10 +105,15 @@ def _ways() -> Iterator[list[_Way]]:
         model = stack.enter_context(load(base_path))
         socket_path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="inserve-"))) / "grpc"
         server = stack.enter_context(
-            Server(models={_MODEL_NAME: base_path}, grpc=["127.0.0.1:0", f"unix:{socket_path}"])
+            Server(
+                models={_MODEL_NAME: base_path},
+                grpc=["127.0.0.1:0", f"unix:{socket_path}"],
+                rest="127.0.0.1:0",
+            )
         )
         over_tcp = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", no_proxy))
         over_unix = stack.enter_context(grpc.insecure_channel(f"unix:{socket_path}", no_proxy))
+        over_rest = stack.enter_context(predict_over_rest(server.rest_port or 0, _MODEL_NAME, _TIMEOUT_S))
         yield [
             _Way("inserve.load: model(images=...)", model.predict),
             _Way("server.predict(...)", lambda inputs: server.predict(_MODEL_NAME, inputs)),
@@ -118,6 +123,7 @@ def _ways() -> Iterator[list[_Way]]:
             ),
             _Way("gRPC over a Unix socket", predict_over(over_unix, _MODEL_NAME, _TIMEOUT_S)),
             _Way("gRPC over TCP", predict_over(over_tcp, _MODEL_NAME, _TIMEOUT_S)),
+            _Way("REST, JSON", over_rest),
         ]
 
 

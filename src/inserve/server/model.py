@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from inserve.errors import InvalidArgumentError, NotFoundError
 from inserve.handlers.model_spec import DEFAULT_SIGNATURE_NAME
+from inserve.handlers.prediction_log import prediction_log_replay
 from inserve.handlers.run_signature import run_signature
 from inserve.saved_model.input_value import array_from_value
+from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.signature import Signature
 from inserve.sources.version_selection import parse_version, version_children
+from inserve.tensorflow_c.custom_ops import with_custom_ops
 from inserve.tensorflow_c.devices import with_gpu_memory
 from inserve.tensorflow_c.load_saved_model import load_saved_model
 
@@ -121,6 +124,8 @@ def load(
     signature: str | None = None,
     check_shapes: bool = True,
     session_config: bytes = b"",
+    custom_ops: Sequence[str] = (),
+    warm_up: bool = True,
 ) -> Model:
     """Load one SavedModel and return it as a callable.
 
@@ -130,6 +135,9 @@ def load(
     differ from the signature; without it some graphs accept other shapes, and graphs whose kernels
     would end the process over one are checked all the same. *session_config* is a serialized
     ``tensorflow.ConfigProto``; memory of GPUs is taken as it is needed unless it has ``gpu_options``.
+    *custom_ops* are libraries of operations, paths or packages that contain them. *warm_up* runs the
+    model before it is returned, on its recorded requests or on made-up inputs, and the first time also
+    measures how its graphs run fastest; without it, the first calls are slow.
 
     Raises:
         NotFoundError: No SavedModel, or no such version, at *path*.
@@ -138,12 +146,17 @@ def load(
         InserveError: What TensorFlow said.
     """
     folder, found_version = _locate(Path(path), version)
-    loaded = load_saved_model(os.fspath(folder), tags, with_gpu_memory(session_config))
+    options = SavedModelOptions(
+        tuple(tags), with_gpu_memory(session_config), check_shapes, enable_model_warmup=warm_up, tune=warm_up
+    )
+    opener = with_custom_ops(load_saved_model, custom_ops)
+    loader = SavedModelLoader(os.fspath(folder), options, opener, prediction_log_replay())
+    loader.load()
     try:
-        servable = SavedModelServable(loaded, check_shapes)
+        servable = loader.servable()
         chosen = _choose_signature(servable.signatures, signature, folder)
     except BaseException:
-        loaded.close()
+        loader.unload()
         raise
     return Model(servable, os.fspath(folder), found_version, chosen)
 
