@@ -35,7 +35,7 @@ PAIRS = [(*pair, mode) for pair in OPERATIONS for mode in MODES] + [
 """What takes nothing cannot be asked with anything wrong."""
 
 LIMIT_S = 60.0
-MANY = 2_000
+MANY = 1_000
 """Examples of one operation and kind of data in the long run."""
 
 load_all_checks()
