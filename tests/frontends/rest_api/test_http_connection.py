@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import tracemalloc
 import weakref
 from collections.abc import Callable
 from typing import Any, cast
@@ -364,6 +365,21 @@ def test_a_body_has_a_second_more_for_each_kibibyte(wire: Wire) -> None:
     assert wire.statuses() == []
     wire.pass_time(10)
     assert wire.statuses() == [408]
+
+
+def test_a_body_in_single_bytes_takes_no_more_memory_than_it_has(wire: Wire) -> None:
+    body = b'{"instances": [1.0' + b" " * 100_000 + b"]}"
+    wire.send(post(body)[: -len(body)])
+    tracemalloc.start()
+    try:
+        for byte in body[:-1]:
+            wire.send(bytes([byte]))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 2 * len(body)
+    wire.send(body[-1:])
+    assert wire.answers() == [ANSWER]
 
 
 def test_a_run_is_not_given_up_for_its_client(wire: Wire) -> None:

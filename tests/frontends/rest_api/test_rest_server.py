@@ -80,6 +80,23 @@ def test_a_stopped_server_leaves_no_thread_and_its_port_can_be_taken_again(bench
     second.stop()
 
 
+def test_connections_that_come_while_a_server_stops_do_not_hold_it_up(bench: Any) -> None:
+    app = bench.app()
+    for _ in range(50):
+        server = RestServer(app, ["127.0.0.1:0"])
+        server.start()
+        connections = [socket.socket() for _ in range(5)]
+        for connection in connections:
+            connection.setblocking(False)
+            connection.connect_ex(("127.0.0.1", server.port))
+        stopping = threading.Thread(target=server.stop, daemon=True)
+        stopping.start()
+        stopping.join(LIMIT_S)
+        for connection in connections:
+            connection.close()
+        assert not stopping.is_alive()
+
+
 def test_a_server_starts_once_and_stops_often(bench: Any) -> None:
     server = RestServer(bench.app(), ["127.0.0.1:0"])
     server.start()

@@ -26,12 +26,12 @@ class ChunkedBody:
     At most *max_bytes* of content are kept. Trailer fields are skipped.
     """
 
-    __slots__ = ("_data", "_is_last", "_max_bytes", "_missing", "_pieces", "_size", "_trailer_bytes")
+    __slots__ = ("_content", "_data", "_is_last", "_max_bytes", "_missing", "_size", "_trailer_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._data = bytearray()
-        self._pieces: list[bytes] = []
+        self._content = bytearray()
         self._size = 0
         self._missing = 0
         """Bytes of the current chunk, with the line end behind it, that have not come yet."""
@@ -78,19 +78,19 @@ class ChunkedBody:
 
     def content(self) -> bytes:
         """Return the body, once ``feed`` has found its end."""
-        return b"".join(self._pieces)
+        return bytes(self._content)
 
     def received_bytes(self) -> int:
         """Return how much of the body has come."""
-        return self._size - max(0, self._missing - 2)
+        return len(self._content)
 
     def _take_chunk(self) -> bool:
         """Move what there is of the current chunk; return whether it has come to its end."""
         buffer, missing = self._data, self._missing
         wanted = missing - 2
         if wanted > 0:
-            piece = bytes(buffer[:wanted])
-            self._pieces.append(piece)
+            piece = buffer[:wanted]
+            self._content += piece
             del buffer[: len(piece)]
             missing -= len(piece)
             self._missing = missing

@@ -26,6 +26,8 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _MAX_READ_AHEAD = 64 << 10
 """What a client may send beyond the request that is running before its next bytes are left unread."""
 
+_SMALL_PIECE_BYTES = 4096
+
 _JOINED_BYTES = 64 << 10
 """Up to this the head of an answer and its body are sent as one piece."""
 
@@ -56,7 +58,7 @@ class HttpConnection(asyncio.Protocol):
         self._state = _State.HEAD
         self._buffer = b""
         self._request: KnownRequest | None = None
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._missing = 0
         self._chunks: ChunkedBody | None = None
         self._future: Future[Response] | None = None
@@ -77,11 +79,11 @@ class HttpConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         front = self._front
         too_many = len(front.connections) - front.limits.max_connections
-        if too_many >= _SPARE_CONNECTIONS:
+        if too_many >= _SPARE_CONNECTIONS or front.is_stopping:
             self._transport.abort()
             return
         front.connections.add(self)
-        if too_many >= 0 or front.is_stopping:
+        if too_many >= 0:
             self._fail(busy_response())
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -100,7 +102,7 @@ class HttpConnection(asyncio.Protocol):
                 self._since = self._front.now
             self._read_requests(data)
         elif state is _State.BODY:
-            self._pieces.append(data)
+            self._add_piece(data)
             self._missing -= len(data)
             if self._missing <= 0:
                 data = b"".join(self._pieces)
@@ -227,6 +229,16 @@ class HttpConnection(asyncio.Protocol):
                 self._keep(data)
                 return
 
+    def _add_piece(self, data: bytes) -> None:
+        """Keep a piece of a body; small ones are put together, so that they take no more than they hold."""
+        pieces = self._pieces
+        if len(data) >= _SMALL_PIECE_BYTES:
+            pieces.append(data)
+        elif pieces and isinstance(pieces[-1], bytearray):
+            pieces[-1] += data
+        else:
+            pieces.append(bytearray(data))
+
     def _await_body(self, state: _State) -> None:
         self._state = state
         self._since = self._front.now
@@ -265,7 +277,7 @@ class HttpConnection(asyncio.Protocol):
     def _received_bytes(self) -> int:
         if self._chunks is not None:
             return self._chunks.received_bytes()
-        return sum(map(len, self._pieces))
+        return 0 if self._request is None else self._request.head.content_length - self._missing
 
     def _pause_reading(self) -> None:
         if not self._is_reading_paused:

@@ -31,7 +31,8 @@ _B64 = {
     "required": ["b64"],
     "additionalProperties": False,
 }
-_NUMBER: Mapping[str, Any] = {"type": "number"}
+_MAX_FLOAT = 3.4028234e38
+"""What is beyond becomes infinite."""
 
 
 def _integer(bits: int, signed: bool) -> Mapping[str, Any]:
@@ -40,8 +41,8 @@ def _integer(bits: int, signed: bool) -> Mapping[str, Any]:
 
 
 _VALUES: Mapping[int, Mapping[str, Any]] = {
-    DataType.DT_FLOAT: _NUMBER,
-    DataType.DT_DOUBLE: _NUMBER,
+    DataType.DT_FLOAT: {"type": "number", "minimum": -_MAX_FLOAT, "maximum": _MAX_FLOAT},
+    DataType.DT_DOUBLE: {"type": "number"},
     DataType.DT_INT8: _integer(8, signed=True),
     DataType.DT_INT16: _integer(16, signed=True),
     DataType.DT_INT32: _integer(32, signed=True),

@@ -144,20 +144,24 @@ class RestServer:
         ticking = loop.create_task(_tick(front))
         try:
             await self._stop_asked.wait()
-            for server in servers:
-                server.close()
-            await self._finish(front)
+            await self._finish(front, servers)
         finally:
             ticking.cancel()
-            for connection in tuple(front.connections):
-                connection.abort()
             for server in servers:
                 server.close()
+            for connection in tuple(front.connections):
+                connection.abort()
             await asyncio.sleep(0)
 
-    async def _finish(self, front: HttpFront) -> None:
-        """Let what is running end, then refuse what is left."""
+    async def _finish(self, front: HttpFront, servers: Sequence[asyncio.AbstractServer]) -> None:
+        """Take no more connections, let what is running end, then refuse what is left."""
         front.is_stopping = True
+        for server in servers:
+            server.close()
+        # A connection that was just accepted is told so in the next turn of the loop, and then ended:
+        # uvloop waits, when it is closed, for each that is open.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         for connection in tuple(front.connections):
             connection.finish()
         await _until_all_gone(front, self._grace_s)
