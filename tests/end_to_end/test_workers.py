@@ -377,7 +377,7 @@ def test_a_worker_that_ends_at_its_start_fails_the_start_and_leaves_no_process(
     before = children()
     monkeypatch.setattr(sys, "executable", "/bin/false")
     server = inserve.Server({"half_plus_two": HALF_PLUS_TWO}, grpc="127.0.0.1:0", workers=2)
-    with pytest.raises(InserveError, match="worker 1 is gone"):
+    with pytest.raises(InserveError, match="worker 1 ended with status 1 while it started"):
         server.start()
     assert children() == before
 

@@ -141,6 +141,17 @@ def test_a_worker_that_cannot_start_fails_the_start_with_its_reason(scene: Scene
         assert scene.launched.get(timeout=LIMIT_S).wait(LIMIT_S) is not None
 
 
+def test_a_process_that_ends_at_its_start_fails_the_start_with_its_status(scene: Scene) -> None:
+    scene.waits_before_start = True
+    scene.group.launch()
+    first, second = (scene.launched.get(timeout=LIMIT_S) for _ in range(2))
+    first.end(-11)
+    with pytest.raises(UnavailableError, match=r"worker \d ended with status -11 while it started"):
+        scene.group.start("options", [A], timeout_s=LIMIT_S)
+    for process in (first, second):
+        process.may_start.set()
+
+
 def test_a_start_that_takes_too_long_is_an_error(scene: Scene) -> None:
     scene.waits_before_start = True
     scene.group.launch()

@@ -31,6 +31,9 @@ _SET_LIMIT_S = 90.0
 _END_LIMIT_S = 10.0
 """How long a worker that was told to stop may take beyond its grace period, before it is killed."""
 
+_LAST_WORDS_S = 1.0
+"""How long the end of a process may take once its connection is closed."""
+
 _NOTHING_KEPT: Mapping[tuple[str, Any], tuple[Any, ...]] = {}
 
 _logger = logging.getLogger("inserve.server")
@@ -324,9 +327,10 @@ class WorkerGroup:
                 self._begin(worker, peer)
                 served_since = self._clock.now()
         except InserveError as error:
-            worker.fail(error)
             if not self._stopping.is_set():
-                _logger.error("Worker %d cannot start: %s", worker.index, error)  # noqa: TRY400
+                reason = _start_failure(worker.index, process, error)
+                worker.fail(reason)
+                _logger.error("Worker %d cannot start: %s", worker.index, reason)  # noqa: TRY400
             process.kill()
         if self._stopping.is_set():
             self._drain(worker)
@@ -422,6 +426,13 @@ class _Worker:
         if not self.has_begun.is_set():
             self.failure = error
             self.has_begun.set()
+
+
+def _start_failure(index: int, process: WorkerProcess, error: InserveError) -> InserveError:
+    """Return *error*, or how the process ended where it has told nothing."""
+    if isinstance(error, UnavailableError) and (status := process.wait(_LAST_WORDS_S)) is not None:
+        return UnavailableError(f"worker {index} ended with status {status} while it started")
+    return error
 
 
 def _pause_s(short_lives: int) -> float:
