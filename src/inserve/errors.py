@@ -79,6 +79,8 @@ class InserveError(Exception):
     """Base of every error of this library; ``code`` is the canonical code of its class."""
 
     code: Code = Code.UNKNOWN
+    message_bytes: bytes | None = None
+    """What the text was made of where that is not UTF-8, None elsewhere."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)

@@ -35,7 +35,12 @@ def error_of(library: Library, status: Any) -> InserveError | None:
     code = library.lib.TF_GetCode(status)
     if code == 0:
         return None
-    return error_from_code(code, decode_message(library.ffi.string(library.lib.TF_Message(status))))
+    message = library.ffi.string(library.lib.TF_Message(status))
+    text = decode_message(message)
+    error = error_from_code(code, text)
+    if text.encode("utf-8") != message:
+        error.message_bytes = message
+    return error
 
 
 def raise_for_status(library: Library, status: Any) -> None:
