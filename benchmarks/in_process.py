@@ -52,7 +52,7 @@ def main() -> None:
     reference.close()
     for name, values in figures.items():
         print(f"{name:<28} {microseconds(values)}")
-    report("server.predict / prepared", ratio(figures, "server.predict", PREPARED), 3.5)
+    report("server.predict / prepared", ratio(figures, "server.predict", PREPARED), 2.5)
     report(
         "tf.saved_model.load / server.predict",
         ratio(figures, "tf.saved_model.load", "server.predict"),
