@@ -42,7 +42,7 @@ class Effort:
 
 
 FULL = Effort(5, 0.7, 1.0, 1.5, 2.0, 2.0)
-QUICK = Effort(2, 0.15, 0.3, 0.4, 0.5, 0.5)
+QUICK = Effort(1, 0.15, 0.3, 0.4, 0.5, 0.5)
 
 
 def progress_of(section: str, started: float) -> Callable[[str], None]:
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="two short rounds: to see that all works")
+    parser.add_argument("--quick", action="store_true", help="one short round: to see that all works")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--images", type=Path, help="write overview.png and overview.svg into this folder")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION")

@@ -90,6 +90,10 @@ def amount(value: float, unit: str) -> str:
     return f"{value:.3g} s"
 
 
+def times(ratio: float) -> str:
+    return f"{ratio:,.0f} x" if ratio >= 100 else f"{ratio:.3g} x"
+
+
 def machine() -> str:
     """Return what the figures were measured on, and what else it had to do."""
     name = platform.processor() or platform.machine()
@@ -122,10 +126,10 @@ def markdown(figures: Iterable[Figure]) -> str:
             relation = (
                 f"{'+' if row.relation >= 0 else ''}{amount(row.relation, row.unit)}"
                 if row.is_difference
-                else f"{row.relation:.3g} x"
+                else times(row.relation)
             )
         if row.limit is not None:
-            limit = amount(row.limit, row.unit) if row.is_difference else f"{row.limit:g} x"
+            limit = amount(row.limit, row.unit) if row.is_difference else times(row.limit)
             sign = "at most" if row.at_most else "at least"
             held = f"{sign} {limit}: {'ok' if row.holds else '**missed**'}"
         spread = f"{amount(row.spread[0], row.unit)} to {amount(row.spread[1], row.unit)}"

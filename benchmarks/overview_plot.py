@@ -1,7 +1,13 @@
-"""The picture of the overview: latency by way of asking, and throughput against latency."""
+"""The picture of the overview: latency by way of asking, and throughput against latency.
+
+usage: python overview_plot.py JSON FOLDER    draws again what ``overview.py --json`` printed
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +18,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MultipleLocator, NullLocator
 from overview_curves import GRPC, GRPC_ECHO, REST, REST_ECHO, Point
 from overview_figures import Figure, amount
 from overview_latency import NAMES, SECTION
@@ -38,7 +44,7 @@ STYLE = {
     "axes.labelcolor": SOFT,
     "xtick.color": SOFT,
     "ytick.color": SOFT,
-    "svg.fonttype": "none",
+    "svg.fonttype": "path",
     "svg.hashsalt": "inserve",
 }
 
@@ -57,8 +63,9 @@ def draw_latency(axes: Axes, figures: Sequence[Figure]) -> None:
                 axes.plot([value, end], [height, height], color=colour, linewidth=1, alpha=0.4, zorder=2)
                 axes.plot(end, height, "o", markersize=5, markerfacecolor="white", color=colour, zorder=3)
             axes.plot(value, height, "o", markersize=5.5, color=colour, zorder=4)
+            both = "" if python_way is None else f", Python {amount(end, 's')}"
             axes.annotate(
-                amount(value, "s"),
+                amount(value, "s") + both,
                 (max(value, end), height),
                 (6, 0),
                 textcoords="offset points",
@@ -76,7 +83,7 @@ def draw_latency(axes: Axes, figures: Sequence[Figure]) -> None:
     for text in axes.get_yticklabels():
         text.set_color(INK)
     values = list(medians.values())
-    axes.set_xlim(min(values) / 1.8, max(values) * 4.5)
+    axes.set_xlim(min(values) / 1.8, max(values) * 70)
     finish(axes, "x")
     axes.set_xlabel("median latency, one caller")
     axes.set_title("One answer", loc="left", weight="bold", fontsize=10, pad=10)
@@ -137,20 +144,22 @@ def draw_curves(axes: Axes, points: Sequence[Point]) -> None:
             )
     axes.set_yscale("log")
     axes.set_xlim(left=0)
+    axes.set_ylim(top=axes.get_ylim()[1] * 2.5)  # room for the legend
     finish(axes, "y")
     axes.grid(visible=True, axis="x", color=GRID, linewidth=0.8)
+    axes.xaxis.set_major_locator(MultipleLocator(5000))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set_xlabel("answers per second (half_plus_two; beside a point: connections)")
+    axes.set_xlabel("answers per second, half_plus_two")
     axes.set_ylabel("median latency")
-    axes.set_title("Many at once", loc="left", weight="bold", fontsize=10, pad=10)
-    axes.legend(loc="upper left", fontsize=7.5, frameon=True, facecolor="white", edgecolor="white")
+    axes.set_title("1 to 256 connections", loc="left", weight="bold", fontsize=10, pad=10)
+    axes.legend(loc="upper left", ncols=2, fontsize=7.5, frameon=True, facecolor="white", edgecolor="white")
 
 
 def finish(axes: Axes, seconds_axis: str) -> None:
     """Draw a light grid, and write the seconds of one axis as µs, ms and s."""
     axis = axes.xaxis if seconds_axis == "x" else axes.yaxis
     axis.set_major_formatter(FuncFormatter(lambda value, _: amount(value, "s")))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
     axes.grid(visible=True, axis=seconds_axis, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, which="both")
@@ -174,3 +183,19 @@ def draw(figures: Sequence[Figure], points: Sequence[Point], machine: str, folde
         picture.savefig(paths[1], metadata={"Date": None})
         plt.close(picture)
     return paths
+
+
+def main() -> None:
+    document = json.loads(Path(sys.argv[1]).read_text())
+    figures = []
+    for row in document["figures"]:
+        del row["holds"]
+        missing = {name: math.nan for name in ("reference_value", "relation") if row[name] is None}
+        figures.append(Figure(**{**row, **missing}))
+    points = [Point(**point) for point in document["curves"]]
+    for path in draw(figures, points, document["machine"], Path(sys.argv[2])):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
