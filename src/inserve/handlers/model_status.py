@@ -34,6 +34,11 @@ class KnownStates(Protocol):
 class AnswersModelStatus(Protocol):
     """``ModelStatusHandler``, or what passes the question on to one in another process."""
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether an answer never waits for another process."""
+        ...
+
     def get_model_status_message(self, request: bytes) -> bytes: ...
 
 
@@ -43,6 +48,8 @@ class ModelStatusHandler:
     *waiting* returns, for a model, what its versions that are not complete yet wait for. They are
     shown in state START, with code OK and that reason as text; the C++ server never waits.
     """
+
+    is_quick = True
 
     def __init__(self, monitor: KnownStates, waiting: Callable[[str], Mapping[int, str]]) -> None:
         self._monitor = monitor

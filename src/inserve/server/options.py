@@ -140,8 +140,8 @@ class ServerOptions:
     remote: RemoteSourceOptions | None = None
     """Where copies of remote models are kept and how their stores are polled; None: the defaults."""
     memory_budget: int | None = None
-    """Bytes that all loaded versions together may be estimated at; None: the control group's limit or
-    the machine's memory."""
+    """Bytes that all loaded versions, of all processes together, may be estimated at; None: the control
+    group's limit or the machine's memory."""
     allow_version_labels_for_unavailable_models: bool = True
     """Let a new label name a version that is not available yet."""
 

@@ -72,7 +72,7 @@ def test_an_error_of_the_library_keeps_its_code_and_text() -> None:
 
 def test_the_bytes_of_a_text_that_is_no_utf8_survive() -> None:
     error = UnknownError("\xff")
-    error.message_bytes = b"\xff"  # type: ignore[attr-defined]
+    error.message_bytes = b"\xff"
     assert code_and_message(error, "t")[1].encode("utf-8", "surrogateescape") == b"\xff"
 
 

@@ -41,7 +41,12 @@ _RECEIVE_TIMEOUT_MS = 100
 """Closing a front wakes one of the threads that wait for calls; the others notice after this long."""
 
 _FLUSH_S = 0.05
-"""The front says nothing of answers on their way: it is left open this long after the last one."""
+"""The front is left open this long after the last answer: what it counts as ended may not have left yet."""
+
+_FLUSH_LIMIT_S = 1.0
+"""How long after the last answer calls that have not ended for the front are waited for."""
+
+_LOOK_EVERY_S = 0.005
 
 
 def _receiver_threads() -> int:
@@ -151,6 +156,7 @@ class _Listener:
                 [(path, False) for path in self._paths],
                 io_threads=_IO_THREADS,
                 call_details=True,
+                metrics=True,
                 reuse_port=options.reuse_port,
                 **arguments,
             )
@@ -195,6 +201,8 @@ class _Listener:
 
     def close(self) -> None:
         """Send what is on its way, close the front and wait for the receiver threads."""
+        while self._has_unsent_answers() and time.monotonic() < self._last_answer + _FLUSH_LIMIT_S:
+            time.sleep(_LOOK_EVERY_S)
         flushed_at = self._last_answer + _FLUSH_S
         while (wait_s := flushed_at - time.monotonic()) > 0:
             time.sleep(wait_s)
@@ -204,6 +212,14 @@ class _Listener:
                 receiver.join(STOP_LIMIT_S / 4)
         if self.address.path is not None and self._socket_inode is not None:
             remove_socket(self.address.path, self._socket_inode)
+
+    def _has_unsent_answers(self) -> bool:
+        """Return whether a call has begun and not ended, as the front counts them."""
+        metrics = self.front.metrics() or {"methods": {}}
+        return any(
+            method["started"] > sum(status["count"] for status in method["status"].values())
+            for method in metrics["methods"].values()
+        )
 
     def _receive(self, index: int) -> None:
         receive, busy = self.front.recv_batch_details, self._busy

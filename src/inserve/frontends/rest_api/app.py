@@ -319,13 +319,13 @@ class _MetricsRoute:
         self._page = page
         self._target = target
 
-    def answer(self, body: bytes, record: RequestRecord | None) -> Response:
+    def answer(self, body: bytes, record: RequestRecord | None) -> Answer:
         del body, record
         path, full = self._target
         if full != path:
             text = f"Unexpected path: {full}. Should be {path}"
             return Response(400, b"text/plain", text.encode(), Code.INVALID_ARGUMENT)
-        return Response(200, b"text/plain", self._page())
+        return lambda _: Response(200, b"text/plain", self._page())
 
 
 def _spec_of(model: ModelTarget) -> ModelSpec:

@@ -35,8 +35,13 @@ class StatusRoute:
         self._handler = handler
         self._spec = spec
 
-    def answer(self, body: bytes, record: RequestRecord | None) -> Response:
-        del body, record
+    def answer(self, body: bytes, record: RequestRecord | None) -> Answer:
+        del body
+        return self._print(record) if self._handler.is_quick else self._print
+
+    def _print(self, record: RequestRecord | None) -> Response:
+        """Say how the versions are, which may have to be asked of another process."""
+        del record
         name, version = self._spec.name, self._spec.version
         if not _is_utf8(name):  # no model has such a name, and no message can carry it
             raise NotFoundError(
@@ -100,8 +105,12 @@ class ListRoute:
         self._handler = handler
         self._directory = directory
 
-    def answer(self, body: bytes, record: RequestRecord | None) -> Response:
-        del body, record
+    def answer(self, body: bytes, record: RequestRecord | None) -> Answer:
+        del body
+        return self._print(record) if self._handler.is_quick else self._print
+
+    def _print(self, record: RequestRecord | None) -> Response:
+        del record
         models = []
         for name in self._directory.names():
             try:

@@ -30,6 +30,8 @@ class ParentLink:
     Raises ``UnavailableError`` from each question once the parent is gone.
     """
 
+    is_quick = False
+
     def __init__(
         self, peer: Peer, tell_state: Callable[[ServableState], None], is_replacement: bool = False
     ) -> None:
