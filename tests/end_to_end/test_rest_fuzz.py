@@ -415,7 +415,6 @@ def test_a_gzip_bomb_is_answered(child: Child) -> None:
         pytest.param(
             strategies.GOOD_CHUNKED,
             id="chunked",
-            marks=pytest.mark.xfail(reason="each chunked request of one read is answered a call deeper"),
         ),
     ],
 )

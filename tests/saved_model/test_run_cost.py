@@ -47,10 +47,34 @@ def test_a_surge_between_cheap_runs_is_forgotten() -> None:
 
 def test_cheaper_runs_bring_the_figure_down_slowly() -> None:
     cost = RunCost()
-    cost.observe(8, 1.0)
-    cost.observe(8, 1.0)
-    cost.observe(8, 0.0)
-    assert cost.estimate_s(8) == pytest.approx(0.9)
+    cost.settle(8, 1.0)
+    cost.observe(8, 0.5)
+    assert cost.estimate_s(8) == pytest.approx(0.95)
+
+
+def test_runs_that_are_far_cheaper_count_at_once_when_two_agree() -> None:
+    cost = RunCost()
+    cost.settle(8, 1.0)
+    assert cost.observe(8, 0.1)
+    assert cost.estimate_s(8) == 1.0
+    assert not cost.observe(8, 0.2)
+    assert cost.estimate_s(8) == 0.2
+
+
+def test_a_leap_up_and_one_down_do_not_confirm_each_other() -> None:
+    cost = RunCost()
+    cost.settle(8, 1.0)
+    cost.observe(8, 9.0)
+    assert cost.observe(8, 0.1)
+    assert cost.estimate_s(8) == 1.0
+
+
+def test_only_a_choice_keeps_runs_off_the_calling_thread_for_good() -> None:
+    cost = RunCost()
+    cost.settle(8, 1.0)
+    assert cost.may_be_on_calling_thread(8)
+    cost.choose(8, Executor.POOL, 1.0)
+    assert not cost.may_be_on_calling_thread(8)
 
 
 def test_the_second_figure_of_a_size_replaces_the_first() -> None:

@@ -109,3 +109,27 @@ def test_the_runs_of_a_model_with_a_loop_are_not_predictable() -> None:
         assert not run.is_short(inputs)
     finally:
         servable.close()
+
+
+def test_a_run_that_is_long_by_its_figures_is_tried_on_the_calling_thread_now_and_then() -> None:
+    runner = _ToldRunner()
+    cost = RunCost()
+    run = SignatureRun(runner, ("y",), cost)
+    run.run(ONE)  # the first tells nothing
+    cost.settle(4, 1.0)
+    for _ in range(127):
+        run.run(ONE, None)
+        cost.settle(4, 1.0)
+    tried = [executor for _, executor in runner.runs].count(Executor.CALLING_THREAD)
+    assert tried == 2
+    assert not run.is_short(ONE)
+
+
+def test_a_run_whose_deadline_could_pass_is_not_tried_on_the_calling_thread() -> None:
+    runner = _ToldRunner()
+    cost = RunCost()
+    run = SignatureRun(runner, ("y",), cost)
+    for _ in range(256):
+        cost.settle(4, 1.0)
+        run.run(ONE, 5.0)
+    assert {executor for _, executor in runner.runs} == {Executor.POOL}

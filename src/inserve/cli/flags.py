@@ -292,6 +292,12 @@ class Flags:
         "over them.",
         is_extra=True,
     )  # fmt: skip
+    low_priority_pool: bool = _flag(
+        True, "bool", _RUNTIME,
+        "Let long runs yield to everything else that wants a processor, so that a slow model delays no "
+        "fast one.",
+        is_extra=True,
+    )  # fmt: skip
     tune: bool = _flag(
         True, "bool", _LOADING,
         "Measure, when a version is loaded, where its graphs run fastest and with how many threads.",

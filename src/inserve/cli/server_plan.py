@@ -285,6 +285,7 @@ def _options(flags: Flags, given: Collection[str], platform: PlatformSettings | 
             gpu_memory_growth=False,
             devices=tuple(name for name in flags.devices.split(",") if name),
             tune=flags.tune,
+            low_priority_pool=flags.low_priority_pool,
             cache_dir=flags.tuning_cache_dir or None,
             memory_budget=flags.memory_budget_bytes or None,
             check_complete=flags.check_complete,

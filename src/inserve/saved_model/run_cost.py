@@ -11,11 +11,11 @@ SHORT_RUN_S = 1e-3
 """Up to this a run is short: handing it to another thread would cost a notable part of it."""
 
 _FORGETTING = 0.1
-"""The weight of a new, lower figure; a higher one counts at once, unless it is a surge."""
+"""The weight of a new, lower figure; a higher one counts at once, unless it is a leap."""
 
-_SURGE = 4.0
-"""A run that takes this many times what others took counts only if the next one does, too: the machine
-may have been busy with something else."""
+_LEAP = 4.0
+"""A run that takes this many times what others took, or so many times less, counts only if the next one
+does, too: the machine may have been busy with something else. Two that agree count at once."""
 
 _MOST_GROWTH = 2.0
 """A run chosen for the calling thread stays there up to this many times what it cost then."""
@@ -54,15 +54,19 @@ class RunCost:
             self._first.add(size)
         elif size in self._first:
             self._first.discard(size)
-        elif seconds < known:
-            seconds = known + _FORGETTING * (seconds - known)
-        elif doubted is not None:
-            seconds = min(seconds, doubted)
-        elif seconds > _SURGE * known:
+        elif doubted is not None and (doubted > known) == (seconds > known):
+            seconds = min(seconds, doubted) if seconds > known else max(seconds, doubted)
+        elif seconds > _LEAP * known or _LEAP * seconds < known:
             self._doubted[size] = seconds
             return True
+        elif seconds < known:
+            seconds = known + _FORGETTING * (seconds - known)
         self._put(size, seconds)
         return False
+
+    def may_be_on_calling_thread(self, input_bytes: int) -> bool:
+        """Return whether only what runs of this size cost keeps them off the calling thread, no choice."""
+        return self._limits.get(input_bytes.bit_length(), LONGEST_CALLING_THREAD_RUN_S) > 0
 
     def settle(self, input_bytes: int, seconds: float) -> None:
         """Take *seconds* for what a run of this size takes, whatever was seen before."""

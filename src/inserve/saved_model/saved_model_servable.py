@@ -28,6 +28,9 @@ _DEADLINE_MARGIN = 10.0
 """A run whose deadline is further away than this many times its cost needs no timer."""
 
 
+_POOL_RUNS_BETWEEN_PROBES = 64
+"""One in so many runs that belong in the pool by their cost is executed on the calling thread."""
+
 _UNTIMED_RUNS = 7
 """How many short runs follow a timed one before the next is timed."""
 
@@ -55,6 +58,7 @@ class SignatureRun:
         "_is_predictable",
         "_observe",
         "_on_calling_thread",
+        "_pool_runs",
         "_run",
         "_runner",
         "_untimed_runs",
@@ -81,6 +85,7 @@ class SignatureRun:
         self._estimate = cost.estimate_s
         self._on_calling_thread = cost.on_calling_thread.get
         self._untimed_runs = 0
+        self._pool_runs = 0
         self._observe: Callable[[int, float], bool] = self._pass_over_first_run
         self.output_aliases = output_aliases
 
@@ -119,11 +124,28 @@ class SignatureRun:
             started = perf_counter()
             outputs = self._run(arrays, timeout_s, _CALLING_THREAD)
         else:
+            executor = self._probing(size, timeout_s)
             started = perf_counter()
-            outputs = self._run(arrays, timeout_s, _POOL)
+            outputs = self._run(arrays, timeout_s, executor)
         if self._observe(size, perf_counter() - started):
             self._untimed_runs = 0
         return outputs
+
+    def _probing(self, size: int, timeout_s: float | None) -> Executor:
+        """Return the pool, and now and then the calling thread.
+
+        In the pool a run waits behind others, and a signature that a busy moment has sent there would never
+        learn that its runs are short.
+        """
+        self._pool_runs += 1
+        if self._pool_runs % _POOL_RUNS_BETWEEN_PROBES or not self._cost.may_be_on_calling_thread(size):
+            return _POOL
+        known = self._estimate(size)
+        if known is None or not self._is_predictable:
+            return _POOL
+        if timeout_s is not None and timeout_s <= _DEADLINE_MARGIN * known:
+            return _POOL
+        return _CALLING_THREAD
 
     def settle_cost(self, arrays: Sequence[NDArray[Any]], seconds: float) -> None:
         """Take *seconds* for what a run with inputs of this size takes, whatever was seen before."""

@@ -50,6 +50,7 @@ from inserve.server.workers.workers import Workers, budget_of_process
 from inserve.sources.remote_source import RemoteSourceOptions
 from inserve.sources.storage_path_source import StoragePathSource
 from inserve.tensorflow_c.devices import Device, list_devices
+from inserve.tensorflow_c.pool_priority import lower_pool_priority
 
 if TYPE_CHECKING:
     import grpc as grpc_package
@@ -101,6 +102,7 @@ class Server(InprocessCalls):
         enable_signature_method_name_check: bool = False,
         tags: Sequence[str] = ("serve",),
         session_config: bytes = b"",
+        low_priority_pool: bool = True,
         gpu_memory_growth: bool = True,
         gpu_memory_fraction: float | None = None,
         devices: Sequence[str] = (),
@@ -254,6 +256,8 @@ class Server(InprocessCalls):
                 # TensorFlow's pools inherit the priority of the thread that first needs them, and
                 # load threads have a low one.
                 self._see_devices(list_devices(self.options.complete_session_config()))
+                if self.options.low_priority_pool:
+                    lower_pool_priority()
                 if self._workers is not None:
                     self._workers.launch(self.options)
                 self._manager.start()

@@ -67,6 +67,9 @@ class ServerOptions:
     imports TensorFlow."""
     enable_session_service: bool = False
     """Answer ``tensorflow.serving.SessionService``: runs of tensors by their names in the graph."""
+    low_priority_pool: bool = True
+    """Let long runs, which go to TensorFlow's pool, yield to everything else that wants a processor, so that
+    a slow model does not delay a fast one."""
     gpu_memory_growth: bool = True
     """Take memory of GPUs as it is needed; not where *session_config* has ``gpu_options`` of its own."""
     gpu_memory_fraction: float | None = None

@@ -103,7 +103,8 @@ _LIST, _OBJECT = 0, 1
 
 _skip_blanks = re.compile(rb"[ \t\r\n]*").match
 
-_NUMBER = rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+# So many digits and no more: the search gives them back one by one where what follows does not fit.
+_NUMBER = rb"-?(?:0|[1-9][0-9]{0,400})(?:\.[0-9]{1,400})?(?:[eE][+-]?[0-9]{1,400})?"
 _match_number = re.compile(rb"(-?(?:0|[1-9][0-9]*))(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?").match
 # Bounded, because each repetition of a group takes memory.
 _match_numbers = re.compile(

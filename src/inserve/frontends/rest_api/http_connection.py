@@ -107,9 +107,9 @@ class HttpConnection(asyncio.Protocol):
             if self._missing <= 0:
                 data = b"".join(self._pieces)
                 stop = len(data) + self._missing
-                self._end_body(data[:stop], data[stop:])
+                self._read_requests(self._end_body(data[:stop], data[stop:]))
         elif state is _State.CHUNKS:
-            self._read_chunks(data)
+            self._read_requests(self._read_chunks(data))
         elif state is _State.RUNNING:
             self._buffer += data
             if len(self._buffer) > _MAX_READ_AHEAD:
@@ -209,8 +209,8 @@ class HttpConnection(asyncio.Protocol):
             if head.is_chunked:
                 self._chunks = ChunkedBody(front.max_body_bytes)
                 self._await_body(_State.CHUNKS)
-                self._read_chunks(data[end:])
-                return
+                data = self._read_chunks(data[end:])
+                continue
             stop = end + head.content_length
             if stop > len(data):
                 if head.content_length > front.max_body_bytes:
@@ -245,29 +245,29 @@ class HttpConnection(asyncio.Protocol):
         if self._request is not None and self._request.head.expects_continue:
             self._transport.write(_CONTINUE)
 
-    def _read_chunks(self, data: bytes) -> None:
+    def _read_chunks(self, data: bytes) -> bytes:
+        """Take more of a chunked body; return what may be read now as further requests."""
         assert self._chunks is not None
         try:
             rest = self._chunks.feed(data)
         except MalformedChunkError:
             self._fail(html_page(413, Code.INVALID_ARGUMENT))
-            return
+            return b""
         except TooLargeError:
             self._fail(self._front.too_large())
-            return
-        if rest is not None:
-            self._end_body(self._chunks.content(), rest)
+            return b""
+        return b"" if rest is None else self._end_body(self._chunks.content(), rest)
 
-    def _end_body(self, body: bytes, beyond: bytes) -> None:
-        """Answer the request whose body has come, and those that follow it in *beyond*."""
+    def _end_body(self, body: bytes, beyond: bytes) -> bytes:
+        """Answer the request whose body has come; return what of *beyond* may be read now."""
         self._pieces, self._missing, self._chunks = [], 0, None
         assert self._request is not None
         self._state = _State.HEAD
         self._since = self._front.now
         if self._answer(self._request, body):
-            self._read_requests(beyond)
-        else:
-            self._keep(beyond)
+            return beyond
+        self._keep(beyond)
+        return b""
 
     def _keep(self, data: bytes) -> None:
         """Keep what came behind a request that is running, or whose answer waits to be sent."""

@@ -31,7 +31,7 @@ _B64 = {
     "required": ["b64"],
     "additionalProperties": False,
 }
-_MAX_FLOAT = 3.4028234e38
+_MAX_FLOAT = 3.4028235e38
 """What is beyond becomes infinite."""
 
 
