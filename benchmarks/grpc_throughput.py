@@ -43,11 +43,14 @@ def serve_echo() -> None:
     ready(front.bound_port)
 
 
-def serve_inserve(transport: str) -> None:
+def serve_inserve(name: str) -> None:
     import inserve
 
     server = inserve.Server(
-        models={"half_plus_two": HALF_PLUS_TWO.parent}, grpc="127.0.0.1:0", grpc_transport=transport
+        models={"half_plus_two": HALF_PLUS_TWO.parent},
+        grpc="127.0.0.1:0",
+        grpc_transport="grpcio" if name == "grpcio" else "native",
+        batching=inserve.BatchingOptions() if name == "batched" else None,
     )
     server.start()
     ready(server.grpc_port)
@@ -123,7 +126,7 @@ def calls_per_second(port: int, calls: int, frame: Path) -> float:
 def main() -> None:
     if shutil.which("h2load") is None:
         sys.exit("this script needs h2load (Debian: apt-get install nghttp2-client)")
-    names = ["echo", "native", "grpcio", "tensorflow"]
+    names = ["echo", "native", "batched", "grpcio", "tensorflow"]
     servers = {}
     with tempfile.TemporaryDirectory() as folder:
         frame = Path(folder, "request")
@@ -161,6 +164,12 @@ def main() -> None:
 
     report(
         "Predict on the native transport / echo on it", median_ratio("native", "echo"), 0.33, at_most=False
+    )
+    report(
+        "Predict on it with batching, calls received together / echo",
+        median_ratio("batched", "echo"),
+        0.5,
+        at_most=False,
     )
     report("Predict / grpcio + tf.saved_model.load", median_ratio("native", "tensorflow"), 8, at_most=False)
 

@@ -135,6 +135,28 @@ def test_callers_at_once_each_get_their_own_answer(server: inserve.Server) -> No
         assert all(pool.map(ask, range(400)))
 
 
+def test_calls_received_together_each_get_their_own_answer(server: inserve.Server) -> None:
+    def request(number: int) -> bytes:
+        message = messages.PredictRequest()
+        message.model_spec.name = "half_plus_two"
+        tensor = message.inputs["x"]
+        tensor.dtype = 1 if number % 10 else 3  # every tenth is of a wrong dtype
+        tensor.tensor_shape.dim.add(size=1)
+        (tensor.float_val if number % 10 else tensor.int_val).append(number)
+        return message.SerializeToString()
+
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict", None, None)
+        calls: list[Any] = [predict.future(request(number), timeout=LIMIT_S) for number in range(400)]
+        for number, call in enumerate(calls):
+            error = call.exception(LIMIT_S)
+            if number % 10 == 0:
+                assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+                continue
+            outputs = messages.PredictResponse.FromString(call.result()).outputs
+            assert list(outputs["y"].float_val) == [number / 2 + 3]
+
+
 def test_a_model_that_is_not_batched_has_nothing_to_explain() -> None:
     with inserve.Server(models={"half_plus_two": HALF_PLUS_TWO}) as server:
         with pytest.raises(inserve.FailedPreconditionError, match="does not batch"):

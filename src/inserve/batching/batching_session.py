@@ -119,6 +119,11 @@ class BatchedSession:
         """How many batches run at the same time: of this session, or where strict of all."""
         return self._scheduler.threads.num_threads if self._slots is None else self._slots.num_slots
 
+    @property
+    def row_limit(self) -> int:
+        """The largest batch; 0 where batches are formed to the letter of TensorFlow Serving."""
+        return 0 if self._options.strict else self._options.execution_limit
+
     def queues(self) -> list[SlotQueue | ThreadQueue]:
         """Return the queues that were needed so far."""
         with self._lock:
@@ -189,6 +194,11 @@ class BatchedModel:
     @property
     def meta_graph_def(self) -> bytes:
         return self._model.meta_graph_def
+
+    @property
+    def row_limit(self) -> int:
+        """The most rows that callers may merge by themselves; 0 where TensorFlow Serving's ways are kept."""
+        return self._session.row_limit
 
     @property
     def tunable_session(self) -> Session | None:

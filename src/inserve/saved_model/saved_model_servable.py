@@ -63,6 +63,7 @@ class SignatureRun:
         "_runner",
         "_untimed_runs",
         "_would_wait",
+        "may_merge",
         "output_aliases",
         "signature",
     )
@@ -77,6 +78,8 @@ class SignatureRun:
     ) -> None:
         self.signature = signature
         """The signature that ``run`` runs; None for a run of tensors by name."""
+        self.may_merge = True
+        """Whether rows of several requests may be one run; not once its outputs were seen to lack rows."""
         self._is_predictable = is_predictable
         self._runner = runner
         self._run = runner.run
@@ -206,6 +209,12 @@ class SavedModelServable:
     def model(self) -> LoadedModel:
         """The session and the graph, owned by this object."""
         return self._model
+
+    @property
+    def row_limit(self) -> int:
+        """The most rows of several requests that whoever has them may merge; 0: none may be merged."""
+        limit: int = getattr(self._model, "row_limit", 0)
+        return limit
 
     @property
     def tuning(self) -> Tuning:

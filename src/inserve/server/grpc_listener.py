@@ -44,4 +44,5 @@ def make_grpc_server(
         transport=options.grpc_transport,
         options=transport_options,
         generic_handlers=generic_handlers,
+        together=services.together_methods(),
     )

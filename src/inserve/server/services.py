@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from inserve.frontends.grpc_api.method import MethodTable
+from inserve.frontends.grpc_api.method import MethodTable, TogetherTable
 from inserve.frontends.grpc_api.model_service import model_service_methods
-from inserve.frontends.grpc_api.prediction_service import prediction_service_methods
+from inserve.frontends.grpc_api.prediction_service import predict_together_method, prediction_service_methods
 from inserve.frontends.grpc_api.profiler_service import TENSORFLOW_PROFILER, profiler_service_methods
 from inserve.frontends.grpc_api.session_service import session_service_methods
 from inserve.handlers.classify import ClassifyHandler
@@ -16,6 +16,7 @@ from inserve.handlers.model_spec import ServableFinder
 from inserve.handlers.model_status import AnswersModelStatus, KnownStates, ModelStatusHandler
 from inserve.handlers.multi_inference import MultiInferenceHandler
 from inserve.handlers.predict import PredictHandler
+from inserve.handlers.predict_together import PredictTogether
 from inserve.handlers.regress import RegressHandler
 from inserve.handlers.reload_config import ReloadConfigHandler
 from inserve.handlers.request_tap import RequestTap
@@ -57,6 +58,9 @@ class Services:
         self.predict = PredictHandler(
             finder, options.serialize_as_tensor_content, check_method, self.request_tap
         )
+        self._predict_together = PredictTogether(
+            self.predict, finder, options.serialize_as_tensor_content, self.request_tap
+        )
         self.classify = ClassifyHandler(finder, check_method, self.request_tap)
         self.regress = RegressHandler(finder, check_method, self.request_tap)
         self.multi_inference = MultiInferenceHandler(finder, check_method, self.request_tap)
@@ -69,6 +73,13 @@ class Services:
         )
         self.session_run = SessionRunHandler(finder, options.serialize_as_tensor_content)
         self.health = HealthHandler(model_state)
+
+    def together_methods(self) -> TogetherTable:
+        """Return the methods that take several calls at once; none unless rows of requests may be merged."""
+        batching = self._options.batching_options()
+        if batching is None or batching.strict or self._options.enable_signature_method_name_check:
+            return {}
+        return predict_together_method(self._predict_together, self.metrics)
 
     def grpc_methods(self, allow_reload: bool) -> MethodTable:
         """Return the gRPC methods by path, bytes to bytes.

@@ -13,7 +13,7 @@ import grpc
 from inserve.errors import UnavailableError
 from inserve.frontends.grpc_api.grpcio_transport import GrpcioTransport
 from inserve.frontends.grpc_api.listen_address import ListenAddress, parse_address
-from inserve.frontends.grpc_api.method import MethodTable
+from inserve.frontends.grpc_api.method import MethodTable, TogetherTable
 from inserve.frontends.grpc_api.transport import Transport, TransportOptions
 
 __all__ = ["GrpcServer", "TransportName"]
@@ -25,7 +25,8 @@ TransportName: TypeAlias = Literal["auto", "native", "grpcio"]
 class GrpcServer:
     """Serves *methods* on *addresses* (``host:port``, ``unix:path``; port 0 takes a free one).
 
-    *generic_handlers* carry what is not bytes in, bytes out, such as streaming methods. Constructing
+    *together* has those of *methods* that also take several calls at once, for transports that receive
+    several. *generic_handlers* carry what is not bytes in, bytes out, such as streaming methods. Constructing
     does nothing; ``start`` and ``stop`` may be called from any thread, install no signal handlers, and a
     server that is still running when the interpreter exits is stopped then.
     """
@@ -38,6 +39,7 @@ class GrpcServer:
         transport: TransportName = "auto",
         options: TransportOptions | None = None,
         generic_handlers: Sequence[grpc.GenericRpcHandler[Any, Any]] = (),
+        together: TogetherTable | None = None,
     ) -> None:
         if transport not in get_args(TransportName):
             raise ValueError(f"transport is {transport!r}, expected 'auto', 'native' or 'grpcio'")
@@ -45,7 +47,12 @@ class GrpcServer:
             raise ValueError("expected at least one address to listen on")
         self._requested = tuple(parse_address(address) for address in addresses)
         self._transport = _make_transport(
-            transport, methods, self._requested, options or TransportOptions(), generic_handlers
+            transport,
+            methods,
+            self._requested,
+            options or TransportOptions(),
+            generic_handlers,
+            together or {},
         )
         self._lock = threading.Lock()
         self._bound: tuple[ListenAddress, ...] = ()
@@ -106,13 +113,14 @@ def _make_transport(
     addresses: tuple[ListenAddress, ...],
     options: TransportOptions,
     generic_handlers: Sequence[grpc.GenericRpcHandler[Any, Any]],
+    together: TogetherTable,
 ) -> Transport:
     if name != "grpcio":
         reason = _why_not_native(options)
         if reason is None:
             from inserve.frontends.grpc_api.native_transport import NativeTransport
 
-            return NativeTransport(methods, addresses, options, generic_handlers)
+            return NativeTransport(methods, addresses, options, generic_handlers, together)
         if name == "native":
             raise UnavailableError(f"the native gRPC transport cannot be used: {reason}")
     return GrpcioTransport(methods, addresses, options, generic_handlers)

@@ -7,10 +7,10 @@ grpcio, the in-process channel, a server of the host application) differ only in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-__all__ = ["CallContext", "Method", "MethodTable"]
+__all__ = ["CallContext", "Method", "MethodTable", "TogetherMethod", "TogetherTable"]
 
 
 class CallContext:
@@ -50,3 +50,11 @@ under ``inserve.grpc`` and sent as INTERNAL with the text ``internal error``.
 
 MethodTable: TypeAlias = Mapping[str, Method]
 """Methods by full path, ``/package.Service/Method``."""
+
+TogetherMethod: TypeAlias = Callable[
+    [Sequence[bytes], Sequence[CallContext]], "Sequence[bytes | BaseException]"
+]
+"""A method for calls that a transport has received together: the answer, or the error, of each."""
+
+TogetherTable: TypeAlias = Mapping[str, TogetherMethod]
+"""Methods by path that also take several calls at once; transports may use them, and need not."""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from pygrpc_native import NativeGrpcFront
@@ -18,7 +18,7 @@ from inserve.errors import Code, DeadlineExceededError, UnavailableError
 from inserve.frontends.grpc_api.byte_handlers import methods_by_service
 from inserve.frontends.grpc_api.grpcio_transport import GrpcioTransport
 from inserve.frontends.grpc_api.listen_address import ListenAddress, clear_socket_path, remove_socket
-from inserve.frontends.grpc_api.method import CallContext, Method, MethodTable
+from inserve.frontends.grpc_api.method import CallContext, Method, MethodTable, TogetherTable
 from inserve.frontends.grpc_api.status_codes import status_of
 from inserve.frontends.grpc_api.transport import SHUTTING_DOWN, STOP_LIMIT_S, TransportOptions
 from inserve.frontends.grpc_api.worker_pool import WorkerPool
@@ -73,8 +73,10 @@ class NativeTransport:
         addresses: Sequence[ListenAddress],
         options: TransportOptions,
         generic_handlers: Sequence[grpc.GenericRpcHandler[Any, Any]] = (),
+        together: TogetherTable | None = None,
     ) -> None:
         methods_by_service(methods)
+        self._together = together or {}
         self._methods = dict(methods)
         self._addresses = tuple(addresses)
         self._options = options
@@ -88,7 +90,7 @@ class NativeTransport:
         with ExitStack() as undo:
             socket_path = self._start_fallback(undo)
             for address in self._addresses:
-                listener = _Listener(address, self._methods, self._options, self._pool)
+                listener = _Listener(address, self._methods, self._together, self._options, self._pool)
                 undo.callback(listener.close)
                 listener.front.set_fallback(socket_path)
                 self._listeners.append(listener)
@@ -125,6 +127,9 @@ class NativeTransport:
         return path
 
 
+_Call: TypeAlias = tuple[int, bytes, CallContext]
+
+
 class _Listener:
     """One address: its front, its receiver threads and the calls it has in the pool."""
 
@@ -132,11 +137,13 @@ class _Listener:
         self,
         address: ListenAddress,
         methods: dict[str, Method],
+        together: TogetherTable,
         options: TransportOptions,
         pool: WorkerPool,
     ) -> None:
         self._paths = list(methods)
         self._methods = list(methods.values())
+        self._together = {self._paths.index(path): method for path, method in together.items()}
         self._pool = pool
         self._pooled: dict[int, CallContext] = {}
         self._changed = threading.Condition()
@@ -242,6 +249,8 @@ class _Listener:
     def _serve(self, events: Sequence[Any]) -> None:
         """Answer *events*, ``(kind, call, method, payload, _, (metadata, peer, seconds left))``."""
         respond, methods, monotonic = self.front.respond, self._methods, time.monotonic
+        together = self._together if len(events) > 1 else None
+        gathered: dict[int, list[_Call]] = {}
         for kind, call_id, method_id, payload, _, details in events:
             if kind:
                 self._note_end(call_id)
@@ -254,12 +263,35 @@ class _Listener:
             else:
                 self._fail(call_id, Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
                 continue
+            if together and method_id in together:
+                gathered.setdefault(method_id, []).append((call_id, payload, context))
+                continue
             try:
                 respond(call_id, methods[method_id](payload, context))
             except WouldBlock:
                 self._hand_over(call_id, method_id, payload, context)
             except BaseException as error:
                 self._fail(call_id, *status_of(error, self._paths[method_id]))
+
+        for method_id, calls in gathered.items():
+            self._serve_together(method_id, calls)
+
+    def _serve_together(self, method_id: int, calls: Sequence[_Call]) -> None:
+        """Answer *calls* of one method, received at once."""
+        answers: Sequence[bytes | BaseException]
+        try:
+            answers = self._together[method_id](
+                [payload for _, payload, _ in calls], [context for _, _, context in calls]
+            )
+        except BaseException as error:
+            answers = [error] * len(calls)
+        for (call_id, payload, context), answer in zip(calls, answers, strict=True):
+            if isinstance(answer, bytes):
+                self.front.respond(call_id, answer)
+            elif isinstance(answer, WouldBlock):
+                self._hand_over(call_id, method_id, payload, context)
+            else:
+                self._fail(call_id, *status_of(answer, self._paths[method_id]))
 
     def _refuse(self, events: Sequence[Any]) -> None:
         for kind, call_id, *_ in events:

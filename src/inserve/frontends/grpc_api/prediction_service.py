@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TypeAlias
 
 from inserve.errors import Code, InserveError
-from inserve.frontends.grpc_api.method import CallContext, Method, MethodTable
+from inserve.frontends.grpc_api.method import CallContext, Method, MethodTable, TogetherTable
 from inserve.handlers.classify import ClassifyHandler
 from inserve.handlers.model_metadata import ModelMetadataHandler
 from inserve.handlers.multi_inference import MultiInferenceHandler
 from inserve.handlers.placement import WouldBlock
 from inserve.handlers.predict import PredictHandler
+from inserve.handlers.predict_together import PredictTogether
 from inserve.handlers.regress import RegressHandler
 from inserve.metrics.request_record import RequestRecord
 from inserve.metrics.serving_metrics import GRPC, MULTI_INFERENCE, ServingMetrics
 
-__all__ = ["prediction_service_methods"]
+__all__ = ["predict_together_method", "prediction_service_methods"]
 
 _SERVICE = "/tensorflow.serving.PredictionService/"
 
@@ -81,6 +82,25 @@ def _counted(answer: _RunsModel, api: str, metrics: ServingMetrics) -> Method:
         return response
 
     return method
+
+
+def predict_together_method(predict: PredictTogether, metrics: ServingMetrics) -> TogetherTable:
+    """Return Predict for calls that were received together; their answers are counted in *metrics*."""
+    count = metrics.answered
+
+    def method(requests: Sequence[bytes], contexts: Sequence[CallContext]) -> list[bytes | BaseException]:
+        started = perf_counter()
+        timeouts_s = [None if context.deadline is None else context.remaining_s() for context in contexts]
+        answered = predict.answer(requests, timeouts_s)
+        seconds = perf_counter() - started
+        for answer, record in answered:
+            if isinstance(answer, bytes):
+                count(record, "Predict", GRPC, Code.OK, seconds)
+            elif not isinstance(answer, WouldBlock):
+                count(record, "Predict", GRPC, _code_of(answer), seconds)
+        return [answer for answer, _ in answered]
+
+    return {_SERVICE + "Predict": method}
 
 
 def _code_of(error: BaseException) -> Code:

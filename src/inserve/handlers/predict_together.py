@@ -1,0 +1,190 @@
+"""Predict requests that arrive together: those that ask one model for the same are one run of it.
+
+Only where the rows of requests may be merged at all, which is where the model is batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inserve.errors import InserveError
+from inserve.handlers.model_spec import DEFAULT_SIGNATURE_NAME, ModelSpec, ServableFinder
+from inserve.handlers.predict import PredictHandler, decode_input
+from inserve.handlers.predict_codec import (
+    PredictCall,
+    decode_predict_request,
+    encode_predict_response,
+)
+from inserve.handlers.request_tap import RequestTap
+from inserve.lifecycle.servable_handle import ServableHandle
+from inserve.metrics.request_record import RequestRecord
+from inserve.saved_model.saved_model_servable import SavedModelServable, SignatureRun
+
+__all__ = ["Answered", "PredictTogether"]
+
+
+class Answered(NamedTuple):
+    """What becomes of one request."""
+
+    answer: bytes | BaseException
+    """The serialized response, or what ``PredictHandler.predict_message`` would have raised."""
+    record: RequestRecord
+
+
+class _Member(NamedTuple):
+    """A request that may be merged with others."""
+
+    number: int
+    arrays: list[NDArray[Any]]
+    rows: int
+
+
+_Group: TypeAlias = "list[tuple[int, PredictCall]]"
+
+
+class PredictTogether:
+    """Answers many requests at once, on a thread that must stay free; called by many threads.
+
+    *handler* answers those that have no company. *as_content* and *tap* are its own.
+    """
+
+    def __init__(
+        self, handler: PredictHandler, finder: ServableFinder, as_content: bool, tap: RequestTap
+    ) -> None:
+        self._handler = handler
+        self._find = finder.find
+        self._as_content = as_content
+        self._tap = tap
+
+    def answer(self, requests: Sequence[bytes], timeouts_s: Sequence[float | None]) -> list[Answered]:
+        """Return what becomes of each of *requests*, in their order; *timeouts_s* count from now.
+
+        A request that fails fails alone: where a merged run does, each of its requests is run by itself.
+        The answer of one whose run is not known to be short is ``WouldBlock``.
+        """
+        answers: list[Answered | None] = [None] * len(requests)
+        if len(requests) > 1 and not self._tap.listeners:
+            for group in _groups(requests):
+                self._answer_group(group, timeouts_s, answers)
+        return [
+            self._answer_one(request, timeout_s) if answer is None else answer
+            for request, timeout_s, answer in zip(requests, timeouts_s, answers, strict=True)
+        ]
+
+    def _answer_one(self, request: bytes, timeout_s: float | None) -> Answered:
+        record = RequestRecord()
+        try:
+            return Answered(self._handler.predict_message(request, timeout_s, False, record), record)
+        except BaseException as error:
+            return Answered(error, record)
+
+    def _answer_group(
+        self, group: _Group, timeouts_s: Sequence[float | None], answers: list[Answered | None]
+    ) -> None:
+        """Answer what can be merged of *group*, whose calls name one model and the same outputs."""
+        spec, _, output_filter = group[0][1]
+        assert spec is not None
+        try:
+            handle = self._find(spec)
+        except InserveError:
+            return
+        try:
+            servable = handle.servable
+            limit = servable.row_limit
+            signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME
+            run = servable.prepared_run(signature_name, output_filter)
+            if limit < 2 or run is None or run.signature is None or not run.may_merge:
+                return
+            members = _members(group, servable, run)
+            while len(members) > 1:
+                chunk, members = _first_chunk(members, limit)
+                if len(chunk) > 1:
+                    self._answer_chunk(chunk, handle, run, spec, timeouts_s, answers)
+        finally:
+            handle.release()
+
+    def _answer_chunk(
+        self,
+        chunk: Sequence[_Member],
+        handle: ServableHandle[SavedModelServable],
+        run: SignatureRun,
+        spec: ModelSpec,
+        timeouts_s: Sequence[float | None],
+        answers: list[Answered | None],
+    ) -> None:
+        merged = [np.concatenate(parts) for parts in zip(*(member.arrays for member in chunk), strict=True)]
+        if not run.is_short(merged):
+            return
+        limits = [limit for member in chunk if (limit := timeouts_s[member.number]) is not None]
+        started = perf_counter()
+        try:
+            outputs = run.run(merged, min(limits, default=None))
+        except InserveError:
+            return
+        run_s = perf_counter() - started
+        rows = sum(member.rows for member in chunk)
+        if any(not isinstance(output, np.ndarray) or output.shape[:1] != (rows,) for output in outputs):
+            run.may_merge = False
+            return
+        signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME
+        name, version = handle.id
+        start = 0
+        for member in chunk:
+            stop = start + member.rows
+            parts = [output[start:stop] for output in outputs]
+            start = stop
+            record = RequestRecord(spec.name)
+            record.version, record.signature_name, record.run_s = version, signature_name, run_s
+            own = zip(run.output_aliases, parts, strict=True)
+            response = encode_predict_response(own, name, version, signature_name, self._as_content)
+            answers[member.number] = Answered(response, record)
+
+
+def _groups(requests: Sequence[bytes]) -> list[_Group]:
+    """Return those of *requests* that ask one model for the same outputs, with their numbers."""
+    groups: dict[Any, _Group] = {}
+    for index, request in enumerate(requests):
+        try:
+            call = decode_predict_request(request)
+        except InserveError:
+            continue
+        if call.spec is not None:
+            groups.setdefault((call.spec, tuple(call.output_filter)), []).append((index, call))
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _members(group: _Group, servable: SavedModelServable, run: SignatureRun) -> list[_Member]:
+    """Return the requests of *group* that are right and differ from the first such in their rows only."""
+    signature = run.signature
+    assert signature is not None
+    members: list[_Member] = []
+    kind: list[tuple[Any, tuple[int, ...]]] | None = None
+    for index, call in group:
+        try:
+            arrays = signature.bind_checked(call.inputs, decode_input, servable.check_shapes)
+        except InserveError:
+            continue
+        if not all(isinstance(array, np.ndarray) for array in arrays):
+            continue
+        rows = {array.shape[0] if array.ndim else 0 for array in arrays}
+        own_kind = [(array.dtype, array.shape[1:]) for array in arrays]
+        if len(rows) != 1 or 0 in rows or own_kind != (kind or own_kind):
+            continue
+        kind = own_kind
+        members.append(_Member(index, arrays, rows.pop()))
+    return members
+
+
+def _first_chunk(members: list[_Member], limit: int) -> tuple[list[_Member], list[_Member]]:
+    """Return as many of *members* as have at most *limit* rows together, at least one, and the others."""
+    rows = 0
+    for number, member in enumerate(members):
+        rows += member.rows
+        if rows > limit and number:
+            return members[:number], members[number:]
+    return members, []
