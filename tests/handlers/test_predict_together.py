@@ -106,34 +106,46 @@ def test_requests_for_the_same_are_one_run_and_each_gets_its_rows(scene: Scene) 
 
 
 def test_an_answer_is_the_one_that_the_request_gets_alone(scene: Scene) -> None:
-    asked = [request(2.0), request(4.0)]
-    together = [answer for answer, _ in scene.together.answer(asked, [None, None])]
+    asked = [request(2.0), request(4.0), request(6.0)]
+    together = [answer for answer, _ in scene.together.answer(asked, [None] * 3)]
     alone = [scene.alone.predict_message(one, None, True) for one in asked]
     assert together == alone
 
 
 def test_no_run_has_more_rows_than_the_largest_batch(scene: Scene) -> None:
-    assert scene.ask(*(request(2.0, 2.0, 2.0) for _ in range(5))) == [[4.0] * 3] * 5
-    assert scene.rows == [6, 6, 3]
+    assert scene.ask(*(request(2.0, 2.0) for _ in range(9))) == [[4.0] * 2] * 9
+    assert scene.rows == [8, 8, 2]
+
+
+def test_two_requests_are_run_one_after_the_other(scene: Scene) -> None:
+    assert scene.ask(request(2.0), request(4.0)) == [[4.0], [5.0]]
+    assert scene.rows == [1, 1]
 
 
 def test_a_bad_request_fails_alone(scene: Scene) -> None:
     answers = scene.ask(
-        request(2.0), request(4.0, dtype=3), b"\xff", request(6.0), request(1.0, model="nothing")
+        request(2.0),
+        request(4.0, dtype=3),
+        b"\xff",
+        request(6.0),
+        request(1.0, model="nothing"),
+        request(8.0),
     )
-    assert answers == [[4.0], InvalidArgumentError, MalformedRequestError, [6.0], NotFoundError]
-    assert scene.rows == [2]
+    assert answers == [[4.0], InvalidArgumentError, MalformedRequestError, [6.0], NotFoundError, [7.0]]
+    assert scene.rows == [3]
 
 
 def test_other_signatures_models_and_outputs_are_other_runs(scene: Scene) -> None:
     other = messages.PredictRequest.FromString(request(3.0))
     other.output_filter.append("y")
-    scene.ask(request(2.0), request(3.0), other.SerializeToString(), request(4.0, signature="nothing"))
-    assert scene.rows == [2, 1]
+    same = [request(2.0), request(3.0), request(4.0)]
+    scene.ask(*same, other.SerializeToString(), request(4.0, signature="nothing"))
+    assert scene.rows == [3, 1]
 
 
 def test_what_is_known_of_each_request_is_told(scene: Scene) -> None:
-    answered = scene.together.answer([request(2.0), request(4.0)], [None, None])
+    answered = scene.together.answer([request(2.0), request(4.0), request(6.0)], [None] * 3)
+    assert scene.rows == [3]
     for _, record in answered:
         assert (record.model_name, record.version, record.signature_name) == (
             "half_plus_two", 2, "serving_default",
@@ -157,8 +169,8 @@ def test_a_model_that_is_not_batched_is_run_request_by_request(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SavedModelServable, "row_limit", 0)
-    assert scene.ask(request(2.0), request(4.0)) == [[4.0], [5.0]]
-    assert scene.rows == [1, 1]
+    assert scene.ask(request(2.0), request(4.0), request(6.0)) == [[4.0], [5.0], [6.0]]
+    assert scene.rows == [1, 1, 1]
 
 
 def test_requests_of_a_merged_run_that_fails_are_run_alone(
@@ -170,7 +182,7 @@ def test_requests_of_a_merged_run_that_fails_are_run_alone(
         return [np.asarray(arrays[0])]
 
     monkeypatch.setattr(SignatureRun, "run", fail_together)
-    assert scene.ask(request(2.0), request(4.0)) == [[2.0], [4.0]]
+    assert scene.ask(request(2.0), request(4.0), request(6.0)) == [[2.0], [4.0], [6.0]]
 
 
 def test_outputs_without_the_rows_of_the_inputs_are_noticed_once(
@@ -185,8 +197,8 @@ def test_outputs_without_the_rows_of_the_inputs_are_noticed_once(
     monkeypatch.setattr(SignatureRun, "run", mean)
     try:
         for _ in range(2):
-            assert scene.ask(request(2.0), request(4.0)) == [[2.0], [4.0]]
-        assert runs == [2, 1, 1, 1, 1]
+            assert scene.ask(request(2.0), request(4.0), request(6.0)) == [[2.0], [4.0], [6.0]]
+        assert runs == [3, 1, 1, 1, 1, 1, 1]
     finally:
         run = servable.prepared_run("serving_default", ())
         assert run is not None
@@ -195,5 +207,14 @@ def test_outputs_without_the_rows_of_the_inputs_are_noticed_once(
 
 def test_long_runs_are_left_to_a_thread_that_may_wait(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SignatureRun, "is_short", lambda *_: False)
-    assert scene.ask(request(2.0), request(4.0)) == [WouldBlock, WouldBlock]
+    assert scene.ask(request(2.0), request(4.0), request(6.0)) == [WouldBlock] * 3
     assert scene.rows == []
+
+
+def test_a_merged_run_that_is_known_to_be_long_is_made_now_and_then_only(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SignatureRun, "is_long", lambda _, arrays: len(arrays[0]) > 1)
+    for _ in range(32):
+        assert scene.ask(request(2.0), request(4.0), request(6.0)) == [[4.0], [5.0], [6.0]]
+    assert scene.rows == [1] * 93 + [3]

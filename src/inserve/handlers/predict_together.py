@@ -25,7 +25,12 @@ from inserve.lifecycle.servable_handle import ServableHandle
 from inserve.metrics.request_record import RequestRecord
 from inserve.saved_model.saved_model_servable import SavedModelServable, SignatureRun
 
-__all__ = ["Answered", "PredictTogether"]
+__all__ = ["FEWEST_TOGETHER", "Answered", "PredictTogether"]
+
+FEWEST_TOGETHER = 3
+"""Two requests are answered sooner one after the other."""
+
+_DECLINED_BETWEEN_TRIES = 32
 
 
 class Answered(NamedTuple):
@@ -60,6 +65,7 @@ class PredictTogether:
         self._find = finder.find
         self._as_content = as_content
         self._tap = tap
+        self._num_declined = 0
 
     def answer(self, requests: Sequence[bytes], timeouts_s: Sequence[float | None]) -> list[Answered]:
         """Return what becomes of each of *requests*, in their order; *timeouts_s* count from now.
@@ -68,7 +74,7 @@ class PredictTogether:
         The answer of one whose run is not known to be short is ``WouldBlock``.
         """
         answers: list[Answered | None] = [None] * len(requests)
-        if len(requests) > 1 and not self._tap.listeners:
+        if len(requests) >= FEWEST_TOGETHER and not self._tap.listeners:
             for group in _groups(requests):
                 self._answer_group(group, timeouts_s, answers)
         return [
@@ -101,9 +107,9 @@ class PredictTogether:
             if limit < 2 or run is None or run.signature is None or not run.may_merge:
                 return
             members = _members(group, servable, run)
-            while len(members) > 1:
+            while len(members) >= FEWEST_TOGETHER:
                 chunk, members = _first_chunk(members, limit)
-                if len(chunk) > 1:
+                if len(chunk) >= FEWEST_TOGETHER:
                     self._answer_chunk(chunk, handle, run, spec, timeouts_s, answers)
         finally:
             handle.release()
@@ -118,7 +124,8 @@ class PredictTogether:
         answers: list[Answered | None],
     ) -> None:
         merged = [np.concatenate(parts) for parts in zip(*(member.arrays for member in chunk), strict=True)]
-        if not run.is_short(merged):
+        # Of a size that never ran nothing is known, but that it hardly takes longer than its parts in turn.
+        if not run.is_short(chunk[0].arrays) or (run.is_long(merged) and self._stays_declined()):
             return
         limits = [limit for member in chunk if (limit := timeouts_s[member.number]) is not None]
         started = perf_counter()
@@ -144,6 +151,15 @@ class PredictTogether:
             response = encode_predict_response(own, name, version, signature_name, self._as_content)
             answers[member.number] = Answered(response, record)
 
+    def _stays_declined(self) -> bool:
+        """Return whether a run that was long so far is not tried.
+
+        Now and then one is: it may have been the machine that was slow, and a run that is never made is
+        never seen to be short.
+        """
+        self._num_declined += 1
+        return self._num_declined % _DECLINED_BETWEEN_TRIES != 0
+
 
 def _groups(requests: Sequence[bytes]) -> list[_Group]:
     """Return those of *requests* that ask one model for the same outputs, with their numbers."""
@@ -155,7 +171,7 @@ def _groups(requests: Sequence[bytes]) -> list[_Group]:
             continue
         if call.spec is not None:
             groups.setdefault((call.spec, tuple(call.output_filter)), []).append((index, call))
-    return [group for group in groups.values() if len(group) > 1]
+    return [group for group in groups.values() if len(group) >= FEWEST_TOGETHER]
 
 
 def _members(group: _Group, servable: SavedModelServable, run: SignatureRun) -> list[_Member]:

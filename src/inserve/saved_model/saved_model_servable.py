@@ -102,6 +102,11 @@ class SignatureRun:
         seconds = self._estimate(size)
         return seconds is not None and seconds <= SHORT_RUN_S
 
+    def is_long(self, arrays: Sequence[NDArray[Any]]) -> bool:
+        """Return whether runs with inputs of this size are known not to be short."""
+        seconds = self._estimate(sum(array.nbytes for array in arrays))
+        return seconds is not None and seconds > SHORT_RUN_S
+
     def run(self, arrays: Sequence[NDArray[Any]], timeout_s: float | None = None) -> list[NDArray[Any]]:
         """Run the graph on *arrays*, which stand in the order of the signature's inputs.
 
