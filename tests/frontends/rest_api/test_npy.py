@@ -133,3 +133,24 @@ def test_what_is_written_numpy_loads() -> None:
 def test_strings_cannot_be_written() -> None:
     assert not can_write_npy(np.array([b"a"], object))
     assert can_write_npy(np.zeros(1, np.float16))
+
+
+def headed(shape: str, descr: str = "<f4") -> bytes:
+    """An .npy file of no values whose header claims *shape*."""
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * (63 - (len(header) + 10) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        headed("(False, 3)"),
+        headed("(0, 18446744073709551616)"),
+        headed("(0, 4611686018427387904, 4611686018427387904)"),
+        headed("(1099511627776,)", "|S0"),
+    ],
+)
+def test_a_shape_that_no_array_has_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidArgumentError, match="npy file"):
+        read_npy(data)

@@ -14,6 +14,9 @@ from inserve.errors import InvalidArgumentError
 
 __all__ = ["array_of_type", "can_write_npy", "read_npy", "write_npy"]
 
+_MAX_EMPTY_VALUES = 1 << 24
+"""Strings of no length take no byte of the file, and one each of the array."""
+
 _MAX_DIMENSIONS = 32
 _READERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 
@@ -34,17 +37,22 @@ def read_npy(data: bytes) -> NDArray[Any]:
         raise InvalidArgumentError("the body is not an .npy file of version 1.0 or 2.0") from error
     if dtype.hasobject:
         raise InvalidArgumentError("the .npy file holds Python objects, expected numbers or strings")
-    if len(shape) > _MAX_DIMENSIONS or any(size < 0 for size in shape):
+    if len(shape) > _MAX_DIMENSIONS or any(type(size) is not int or size < 0 for size in shape):
         raise InvalidArgumentError(f"the .npy file has a shape of {len(shape)} dimensions that no array has")
     came, wanted = len(data) - stream.tell(), prod(shape) * dtype.itemsize
     if came != wanted:
         raise InvalidArgumentError(
             f"the .npy file has {came} bytes of values, expected {wanted} for {dtype.str}{list(shape)}"
         )
-    if not dtype.itemsize:
-        return np.zeros(shape, dtype)
-    flat = np.frombuffer(data, dtype, prod(shape), stream.tell())
-    return flat.reshape(shape, order="F" if is_fortran else "C")
+    if not dtype.itemsize and prod(shape) > _MAX_EMPTY_VALUES:
+        raise InvalidArgumentError(f"the .npy file has more than {_MAX_EMPTY_VALUES} values without a byte")
+    try:
+        if not dtype.itemsize:
+            return np.zeros(shape, dtype)
+        flat = np.frombuffer(data, dtype, prod(shape), stream.tell())
+        return flat.reshape(shape, order="F" if is_fortran else "C")
+    except (OverflowError, ValueError) as error:  # no values, beside vast dimensions
+        raise InvalidArgumentError(f"the .npy file has a shape that no array has: {error}") from error
 
 
 def array_of_type(array: NDArray[Any], dtype: Any, alias: str) -> NDArray[Any]:
