@@ -381,11 +381,19 @@ class RefusingSource(FileSystemSource):
 
 def test_nothing_changes_when_the_source_refuses(bench: Bench, tmp_path: Path) -> None:
     labels = VersionLabels(bench.monitor.is_available, allow_unavailable=True)
-    models = Models(RefusingSource(), bench.monitor, labels, bench.manager)
+    prepared: list[list[str]] = []
+    models = Models(
+        RefusingSource(),
+        bench.monitor,
+        labels,
+        bench.manager,
+        prepare=lambda configs: prepared.append([config.name for config in configs]),
+    )
     models.open()
     with pytest.raises(MemoryError):
         models.replace_all([ModelConfig("m", tmp_path, labels={"stable": 1})])
     assert models.list() == []
+    assert prepared == [["m"], []]
     assert labels.of_model("m") == {}
 
 

@@ -155,7 +155,7 @@ def load(
     try:
         servable = loader.servable()
         chosen = _choose_signature(servable.signatures, signature, folder)
-    except BaseException:
+    except BaseException:  # whatever ends the call, nobody else could unload it
         loader.unload()
         raise
     return Model(servable, os.fspath(folder), found_version, chosen)

@@ -282,7 +282,7 @@ class Server(InprocessCalls):
                     self._workers.start(
                         self.options, self.grpc_addresses, self.rest_addresses, self.models.list(), timeout
                     )
-            except BaseException:
+            except BaseException:  # Ctrl-C during a load too leaves no thread and no process behind
                 self._shut_down(0.0)
                 raise
             self._state = "running"

@@ -409,8 +409,10 @@ class Models:
             self._prepare(configs.values())
         try:
             self._source.update([config.servable_to_monitor() for config in configs.values()])
-        except BaseException:
+        except BaseException:  # an interrupt too must leave nothing half changed
             self._labels.restore(labels)
+            if self._prepare is not None:
+                self._prepare(self._configs.values())
             raise
         self._stale = stale
         self._configs = configs

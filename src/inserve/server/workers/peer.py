@@ -131,8 +131,8 @@ class Peer:
                 else:
                     self._take_answer(number, what, value)
         except (EOFError, OSError):
-            pass
-        except Exception:
+            pass  # the pipe has ended, which is how either side says that it is done
+        except Exception:  # unpickling calls code of the objects; what follows them cannot be found any more
             _logger.exception("What %s has sent cannot be read; the connection is closed", self._name)
         finally:
             self._end()

@@ -29,7 +29,7 @@ class LaunchedProcess:
                     pass_fds=(theirs.fileno(),),
                     env={**os.environ, **_import_path()},
                 )
-        except BaseException:
+        except BaseException:  # nobody else has this end of the pipe yet
             self.connection.close()
             raise
         self.pid = self._process.pid
