@@ -152,6 +152,26 @@ def test_a_process_that_ends_at_its_start_fails_the_start_with_its_status(scene:
         process.may_start.set()
 
 
+@pytest.mark.parametrize("index", [1, 2])
+def test_the_start_fails_when_one_worker_does_whatever_the_others_are_at(scene: Scene, index: int) -> None:
+    scene.waits_before_start = True
+    scene.group.launch()
+    processes = [scene.launched.get(timeout=LIMIT_S) for _ in range(2)]
+
+    def end_one() -> None:
+        for process in processes:
+            scene.wait_until_asked(process)
+        next(process for process in processes if process.index == index).end(-11)
+
+    ending = threading.Thread(target=end_one)
+    ending.start()
+    with pytest.raises(UnavailableError, match=f"worker {index} ended with status -11 while it started"):
+        scene.group.start("options", [A])
+    ending.join()
+    for process in processes:
+        process.may_start.set()
+
+
 def test_a_start_that_takes_too_long_is_an_error(scene: Scene) -> None:
     scene.waits_before_start = True
     scene.group.launch()

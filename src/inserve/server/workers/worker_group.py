@@ -120,6 +120,8 @@ class WorkerGroup:
         self._lock = threading.Lock()
         self._may_start = threading.Event()
         self._stopping = threading.Event()
+        self._start_is_over = threading.Event()
+        """Set once every worker has begun, or one has failed to."""
         self._start: tuple[Any, Sequence[ModelConfig]] | None = None
         """Options and models of a worker that starts now."""
         self._kept = _NOTHING_KEPT
@@ -148,18 +150,18 @@ class WorkerGroup:
         """Have each worker load *models* and serve, with ``ServerOptions``; return once all do.
 
         Raises:
-            InserveError: One could not start; the text says why.
+            InserveError: One could not start, whatever the others are at; the text says why.
             DeadlineExceededError: *timeout_s* seconds have passed.
         """
         self._start = options, models
         self._may_start.set()
-        deadline_s = None if timeout_s is None else self._clock.now() + timeout_s
+        self._clock.wait(self._start_is_over, timeout_s)
         for worker in self._workers:
-            left_s = None if deadline_s is None else max(0.0, deadline_s - self._clock.now())
-            if not self._clock.wait(worker.has_begun, left_s):
-                raise DeadlineExceededError(f"after {timeout_s} s worker {worker.index} is still starting")
             if worker.failure is not None:
                 raise worker.failure
+        for worker in self._workers:
+            if not worker.has_begun:
+                raise DeadlineExceededError(f"after {timeout_s} s worker {worker.index} is still starting")
         self._launch_spare()
 
     def stop(self, grace_s: float) -> None:
@@ -287,7 +289,8 @@ class WorkerGroup:
                 served_s = self._run_once(worker)
             except Exception as error:
                 _logger.exception("Unexpected error over worker %d", worker.index)
-                worker.fail(InternalError(f"worker {worker.index}: {type(error).__name__}: {error}"))
+                failure = InternalError(f"worker {worker.index}: {type(error).__name__}: {error}")
+                self._note_start(worker, failure)
                 self._end(worker)
                 served_s = None
             if self._stopping.is_set() or (served_s is None and not worker.restarts):
@@ -295,7 +298,7 @@ class WorkerGroup:
             worker.restarts += 1
             short_lives = 0 if served_s is not None and served_s >= _STEADY_S else short_lives + 1
         worker.state = WorkerState.STOPPED
-        worker.has_begun.set()
+        self._note_start(worker)
 
     def _run_once(self, worker: _Worker) -> float | None:
         """Run one process of *worker* to its end; return how long it served, None if it never did."""
@@ -305,7 +308,7 @@ class WorkerGroup:
             if process is None or process.wait(0.0) is not None:
                 process = self._launch()
         except OSError as error:
-            worker.fail(UnavailableError(f"worker {worker.index} cannot be launched: {error}"))
+            self._note_start(worker, UnavailableError(f"worker {worker.index} cannot be launched: {error}"))
             _logger.error("Worker %d cannot be launched: %s", worker.index, error)  # noqa: TRY400
             return None
         worker.states = {}
@@ -329,7 +332,7 @@ class WorkerGroup:
         except InserveError as error:
             if not self._stopping.is_set():
                 reason = _start_failure(worker.index, process, error)
-                worker.fail(reason)
+                self._note_start(worker, reason)
                 _logger.error("Worker %d cannot start: %s", worker.index, reason)  # noqa: TRY400
             process.kill()
         if self._stopping.is_set():
@@ -364,7 +367,7 @@ class WorkerGroup:
         """Have the process load and serve, and give it what has changed meanwhile."""
         start = self._start
         assert start is not None
-        peer.ask("start", WorkerStart(worker.index, *start, is_replacement=worker.has_begun.is_set()))
+        peer.ask("start", WorkerStart(worker.index, *start, is_replacement=worker.has_begun))
         kept = _NOTHING_KEPT
         while True:
             with self._lock:
@@ -379,9 +382,18 @@ class WorkerGroup:
             if kept is not kept_before:
                 for (operation, _), arguments in kept.items():
                     self._ask_one(worker.index, peer, operation, arguments, _SET_LIMIT_S, [])
-        if worker.has_begun.is_set():
+        if worker.has_begun:
             self._launch_spare()
-        worker.has_begun.set()
+        self._note_start(worker)
+
+    def _note_start(self, worker: _Worker, failure: InserveError | None = None) -> None:
+        """Note that *worker* serves for the first time, or why it does not; later failures are only logged."""
+        with self._lock:
+            if not worker.has_begun:
+                worker.failure = failure
+                worker.has_begun = True
+            if failure is not None or all(each.has_begun for each in self._workers):
+                self._start_is_over.set()
 
     def _launch_spare(self) -> None:
         """Have a process ready that can replace a worker in a moment, unless there is one."""
@@ -417,15 +429,10 @@ class _Worker:
         self.is_draining = False
         self.restarts = 0
         self.states: dict[ServableId, ServableState] = {}
-        self.has_begun = threading.Event()
-        """Set once it serves for the first time, or has failed to."""
+        self.has_begun = False
+        """Whether it has served for the first time, or failed to."""
         self.failure: InserveError | None = None
-
-    def fail(self, error: InserveError) -> None:
-        """Note why the first start failed; later failures are only logged."""
-        if not self.has_begun.is_set():
-            self.failure = error
-            self.has_begun.set()
+        """Why it failed to."""
 
 
 def _start_failure(index: int, process: WorkerProcess, error: InserveError) -> InserveError:
