@@ -86,6 +86,8 @@ class Signature:
             spec.alias: spec for spec in sorted(outputs, key=lambda spec: spec.alias)
         }
         self.defaults: Mapping[str, NDArray[Any]] = dict(defaults or {})
+        self.input_types: Mapping[str, int] = {alias: spec.data_type for alias, spec in self.inputs.items()}
+        """The ``DataType`` numbers of the inputs by alias."""
         self.output_aliases = tuple(self.outputs)
         self._feeds = tuple(self.inputs.items())
         self._checks = tuple(_checks_of(spec) for spec in self.inputs.values())

@@ -19,7 +19,7 @@ from inserve.tensors.flat_tensor import shaped
 from inserve.tensors.json_dense import MIN_BYTES, DenseList, load_with_dense_lists
 from inserve.tensors.json_document import load_document, members, parse_document
 from inserve.tensors.json_dump import dump
-from inserve.tensors.json_response import encode_predict_response
+from inserve.tensors.json_response import encode_plain_response, encode_predict_response
 from inserve.tensors.json_values import (
     TooManyDimensionsError,
     convert_plain,
@@ -30,17 +30,25 @@ from inserve.tensors.json_values import (
 )
 from inserve.tensors.tensor_shape import MAX_DIMENSIONS
 
-__all__ = ["PredictBody", "encode_predict_response", "parse_predict_body", "read_signature_name"]
+__all__ = [
+    "PredictBody",
+    "encode_plain_response",
+    "encode_predict_response",
+    "parse_predict_body",
+    "read_signature_name",
+]
 
 
 class PredictBody:
     """A parsed body, without a look at its tensors yet."""
 
-    __slots__ = ("_body", "_document", "is_row", "signature_name")
+    __slots__ = ("_arrays", "_body", "_document", "_types", "is_row", "signature_name")
 
     def __init__(self, document: dict[str, Any], body: bytes | None = None) -> None:
         self._document = document
         self._body = body  # where the document holds dense lists
+        self._types: Mapping[str, int] | None = None
+        self._arrays: dict[str, NDArray[Any]]
         self.signature_name = read_signature_name(document) if "signature_name" in document else ""
         """Empty where the body names none."""
         self.is_row = "instances" in document
@@ -49,25 +57,29 @@ class PredictBody:
     def bind(self, data_types: Mapping[str, int]) -> dict[str, NDArray[Any]]:
         """Return the arrays of the inputs by alias.
 
-        *data_types* are the ``DataType`` numbers of the signature's inputs by alias, at least one. The
-        arrays have the dtypes of the table in ``dtypes``. Where the first instance is a b64 object, only one
-        of several inputs is returned, as TensorFlow Serving feeds only one then.
+        *data_types* are the ``DataType`` numbers of the signature's inputs by alias, at least one; asked
+        again with the same mapping, this returns the same arrays. The arrays have the dtypes of the table
+        in ``dtypes``. Where the first instance is a b64 object, only one of several inputs is returned, as
+        TensorFlow Serving feeds only one then.
 
         Raises:
             InvalidArgumentError: The body does not fit the signature; the text is TensorFlow Serving's.
             UnimplementedError: JSON knows no values of such a type.
         """
+        if data_types is self._types:
+            return self._arrays
         document = self._document
+        arrays = None
         if self.is_row:
             if "inputs" not in document:
                 arrays = _bind_plain_rows(document["instances"], data_types)
-                if arrays is not None:
-                    return arrays
         elif "inputs" in document:
             arrays = _bind_plain_columns(document["inputs"], data_types)
-            if arrays is not None:
-                return arrays
-        return _bind(self._exact_document(), data_types)
+        if arrays is None:
+            arrays = _bind(self._exact_document(), data_types)
+        self._arrays = arrays
+        self._types = data_types
+        return arrays
 
     def _exact_document(self) -> dict[str, Any]:
         """Return the document with all its values."""
@@ -111,9 +123,9 @@ def read_signature_name(document: dict[str, Any]) -> str:
 
 
 def _bind_plain_rows(instances: Any, data_types: Mapping[str, int]) -> dict[str, NDArray[Any]] | None:
-    if isinstance(instances, DenseList):
-        return _one_plain(instances, data_types)
-    if not isinstance(instances, list) or not instances:
+    if type(instances) is not list:
+        return _one_plain(instances, data_types) if type(instances) is DenseList else None
+    if not instances:
         return None
     if type(instances[0]) is not dict or is_b64_object(instances[0]):
         return _one_plain(instances, data_types)
@@ -150,7 +162,7 @@ def _one_plain(value: Any, data_types: Mapping[str, int]) -> dict[str, NDArray[A
     if len(data_types) != 1:
         return None
     [(alias, data_type)] = data_types.items()
-    array = _convert(value, data_type)
+    array = convert_plain(value, data_type) if type(value) is list else _convert(value, data_type)
     return None if array is None else {alias: array}
 
 

@@ -20,9 +20,9 @@ import orjson
 from numpy.typing import NDArray
 
 from inserve.errors import InvalidArgumentError, ResourceExhaustedError
-from inserve.tensors.dtypes import DataType, data_type_name
+from inserve.tensors.dtypes import DataType, data_type_name, element_type
 
-__all__ = ["encode_floats", "encode_predict_response", "encode_string"]
+__all__ = ["encode_floats", "encode_plain_response", "encode_predict_response", "encode_string"]
 
 _FLOATS = frozenset({DataType.DT_FLOAT, DataType.DT_DOUBLE})
 _WRITABLE = _FLOATS | {
@@ -37,8 +37,24 @@ _WRITABLE = _FLOATS | {
     DataType.DT_STRING,
 }
 
+_dumps = orjson.dumps
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+_PLAIN = frozenset(element_type(number).numpy for number in _WRITABLE - {DataType.DT_STRING})
+
 _MAX_EMPTY_LISTS = 2**24
 """A tensor without elements may have any other dimensions, each of which is a list of lists."""
+
+
+def encode_plain_response(tensor: NDArray[Any], is_row: bool) -> bytes | None:
+    """Return what ``encode_predict_response`` returns for one output of numbers, which models mostly have.
+
+    None where *tensor* has to be looked at more closely.
+    """
+    shape = tensor.shape
+    if not shape or 0 in shape or type(tensor) is not np.ndarray or tensor.dtype not in _PLAIN:
+        return None
+    text = _encode_array(np.ascontiguousarray(tensor))
+    return b'{"predictions": %b}' % text if is_row else b'{"outputs": %b}' % text
 
 
 def encode_predict_response(
@@ -115,8 +131,8 @@ def _encode(alias: str, tensor: NDArray[Any], data_type: int, depth: int) -> lis
 
 def _encode_array(array: NDArray[Any]) -> bytes:
     """Return the text of an *array* of numbers or bools with 1 to 64 dimensions."""
-    text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
-    if array.dtype.kind == "f" and b"n" in text:  # from null, which is there for what is not finite
+    text = _dumps(array, option=_NUMPY)
+    if b"n" in text:  # from null, which is there for what is not finite
         return _name_infinities(text, array)
     return text
 

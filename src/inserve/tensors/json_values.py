@@ -52,7 +52,14 @@ _INTEGER_RANGES: dict[int, tuple[int, int]] = {
 
 _FLOAT_MIN, _FLOAT_MAX = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _DOUBLE_MIN = float(np.finfo(np.float64).tiny)
-_FLOATS = (DataType.DT_FLOAT, DataType.DT_DOUBLE)
+
+# Plain numbers: finding a member in its class takes longer than comparing it.
+_FLOAT, _DOUBLE, _STRING, _BOOL = map(
+    int, (DataType.DT_FLOAT, DataType.DT_DOUBLE, DataType.DT_STRING, DataType.DT_BOOL)
+)
+_FLOATS = frozenset({_FLOAT, _DOUBLE})
+
+_NUMBERS = frozenset({float, int})
 _FEW = 32
 
 
@@ -103,18 +110,18 @@ def integers_in_range(integers: NDArray[np.int64], data_type: int) -> NDArray[An
 
 def to_array(flat: Sequence[Any], data_type: int) -> NDArray[Any]:
     """Return elements that are right for *data_type*, as ``fill_tensor`` gives them, as an array ``[N]``."""
-    if data_type == DataType.DT_FLOAT:
+    if data_type == _FLOAT:
         if len(flat) <= _FEW and _are_ordinary(flat):
             return np.array(flat, np.float32)
         return as_float32(np.array(flat, np.float64))
-    if data_type == DataType.DT_DOUBLE:
+    if data_type == _DOUBLE:
         return flush_doubles(np.array(flat, np.float64))
     element = find_element_type(data_type)
     dtype = np.dtype(np.object_) if element is None else element.numpy  # None: there are no elements
     if data_type in _INTEGER_RANGES:
         wide = np.uint64 if data_type == DataType.DT_UINT64 else np.int64
         return np.array(flat, wide).astype(dtype, copy=False)
-    if data_type == DataType.DT_STRING:
+    if data_type == _STRING:
         strings = np.empty(len(flat), dtype)
         strings[:] = flat
         return strings
@@ -171,6 +178,8 @@ _flatten = itertools.chain.from_iterable
 
 def convert_plain(value: Any, data_type: int) -> NDArray[Any] | None:
     """Return the array of a nested *value*, or None where only ``fill_tensor`` knows what it is."""
+    if type(value) is list and data_type in _FLOATS and _NUMBERS.issuperset(map(type, value)):
+        return to_array(value, data_type)
     shape: list[int] = []
     flat = [value]
     while flat and type(flat[0]) is list:
@@ -188,8 +197,8 @@ def convert_plain(value: Any, data_type: int) -> NDArray[Any] | None:
 def _plain_elements(flat: list[Any], types: set[type], data_type: int) -> list[Any] | None:
     """Return the elements if all are right for *data_type*."""
     if data_type in _FLOATS:
-        return flat if types <= {float, int} else None
-    if data_type == DataType.DT_STRING:
+        return flat if types <= _NUMBERS else None
+    if data_type == _STRING:
         if types <= {str}:
             return [text.encode("utf-8", "surrogateescape") for text in flat]
         if types <= {str, dict} and all(map(_is_string, flat)):
@@ -203,7 +212,7 @@ def _plain_elements(flat: list[Any], types: set[type], data_type: int) -> list[A
             return flat
         lowest, highest = _INTEGER_RANGES[data_type]
         return flat if types == {int} and lowest <= min(flat) and max(flat) <= highest else None
-    return flat if not flat or (data_type == DataType.DT_BOOL and types == {bool}) else None
+    return flat if not flat or (data_type == _BOOL and types == {bool}) else None
 
 
 # --- anything -------------------------------------------------------------------------------------
@@ -307,6 +316,6 @@ def _converter(data_type: int) -> Callable[[Any], Any]:
     if data_type in _INTEGER_RANGES:
         lowest, highest = _INTEGER_RANGES[data_type]
         return integer
-    if data_type == DataType.DT_STRING:
+    if data_type == _STRING:
         return string
-    return boolean if data_type == DataType.DT_BOOL else unsupported
+    return boolean if data_type == _BOOL else unsupported

@@ -69,17 +69,26 @@ class Loop:
     def __init__(self) -> None:
         self.now = 1000.0
         self.calls: list[Callable[[], Any]] = []
+        self.next_turn: list[Callable[[], Any]] = []
 
     def time(self) -> float:
         return self.now
 
+    def call_soon(self, call: Callable[[], Any]) -> None:
+        self.next_turn.append(call)
+
     def call_soon_threadsafe(self, call: Callable[..., Any], *args: Any) -> None:
         self.calls.append(lambda: call(*args))
+
+    def turn(self) -> None:
+        while self.next_turn:
+            self.next_turn.pop(0)()
 
     def run(self) -> None:
         calls, self.calls = self.calls, []
         for call in calls:
             call()
+        self.turn()
 
 
 class Wire:
@@ -98,6 +107,7 @@ class Wire:
 
     def send(self, data: bytes) -> None:
         self.connection.data_received(data)
+        self.loop.turn()
 
     def pass_time(self, seconds: float) -> None:
         self.loop.now += seconds
@@ -291,6 +301,21 @@ def test_a_chunked_body_over_the_limit_is_refused(bench: Any, is_whole: bool) ->
 # --- clients that go ------------------------------------------------------------------------------
 
 
+def test_a_request_that_comes_with_the_end_of_its_client_is_answered(wire: Wire) -> None:
+    wire.connection.data_received(post())
+    wire.open()[1].data_received(post())
+    assert not wire.connection.eof_received()
+    assert wire.statuses() == [200]
+
+
+def test_the_request_of_a_client_that_is_gone_does_not_run(wire: Wire) -> None:
+    wire.open()
+    wire.connection.data_received(post())
+    wire.connection.connection_lost(None)
+    wire.loop.turn()
+    assert wire.bench.asked == []
+
+
 def test_a_client_that_has_only_finished_writing_gets_its_answers(wire: Wire) -> None:
     wire.bench.is_long = True
     wire.send(post() + post())
@@ -414,6 +439,7 @@ def test_requests_go_on_when_the_client_takes_answers_again(wire: Wire) -> None:
     wire.connection.pause_writing()
     wire.send(post() + post())
     wire.connection.resume_writing()
+    wire.loop.turn()
     assert wire.statuses() == [200, 200]
     assert not wire.transport.is_paused
 
@@ -479,7 +505,7 @@ def test_a_pool_that_stops_is_answered_with_503(wire: Wire) -> None:
 
 
 def test_remembered_heads_have_a_bound(wire: Wire) -> None:
-    first = weakref.ref(wire.front.known_request(b"GET /0 HTTP/1.1\r\n\r\n").route)
+    first = weakref.ref(wire.front.understand(b"GET /0 HTTP/1.1\r\n\r\n").route)
     for number in range(1, 3000):
         wire.send(b"GET /%d HTTP/1.1\r\n\r\n" % number)
     assert first() is None

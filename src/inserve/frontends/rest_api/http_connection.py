@@ -8,19 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import re
 from concurrent.futures import CancelledError, Future
 from typing import cast
 
 from inserve.errors import Code
 from inserve.frontends.rest_api.chunked_body import ChunkedBody, MalformedChunkError, TooLargeError
-from inserve.frontends.rest_api.http_front import HttpFront, KnownRequest, busy_response
+from inserve.frontends.rest_api.http_front import CLOSE, HttpFront, KnownRequest, busy_response
 from inserve.frontends.rest_api.request_head import BadRequestError
 from inserve.frontends.rest_api.response import Response, error_response, html_page
+from inserve.frontends.rest_api.turn_queue import Answer
 
 __all__ = ["HttpConnection"]
 
-_CLOSE = b"Connection: close\r\n"
-_KEEP_ALIVE = b"Connection: keep-alive\r\n"
+_match_empty_lines = re.compile(rb"(?:\r\n)+").match
+
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _MAX_READ_AHEAD = 64 << 10
@@ -42,11 +44,17 @@ class _State(enum.Enum):
     """Nothing of a request has come, or a part of its head."""
     BODY = enum.auto()
     CHUNKS = enum.auto()
+    WAITING = enum.auto()
+    """A request is complete and waits for its turn."""
     RUNNING = enum.auto()
-    """A request is complete and not answered."""
+    """A request runs elsewhere, or its answer is not taken from us."""
     DISCARDING = enum.auto()
     """The last answer is written. What the client still sends is thrown away until it stops: closing
     with unread bytes would make the system take the answer back."""
+
+
+# Finding a member in its class takes longer than all that is decided by it.
+_HEAD, _BODY, _CHUNKS, _WAITING, _RUNNING, _DISCARDING = _State
 
 
 class HttpConnection(asyncio.Protocol):
@@ -54,8 +62,9 @@ class HttpConnection(asyncio.Protocol):
 
     def __init__(self, front: HttpFront) -> None:
         self._front = front
+        self._turns = front.turns
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._state = _State.HEAD
+        self._state = _HEAD
         self._buffer = b""
         self._request: KnownRequest | None = None
         self._pieces: list[bytes | bytearray] = []
@@ -90,38 +99,16 @@ class HttpConnection(asyncio.Protocol):
         del exc
         if self._future is not None:
             self._future.cancel()
+        self._state = _DISCARDING
         self._front.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        state = self._state
-        if state is _State.HEAD:
-            if self._buffer:
-                data = self._buffer + data
-                self._buffer = b""
-            else:
-                self._since = self._front.now
-            self._read_requests(data)
-        elif state is _State.BODY:
-            self._add_piece(data)
-            self._missing -= len(data)
-            if self._missing <= 0:
-                data = b"".join(self._pieces)
-                stop = len(data) + self._missing
-                self._read_requests(self._end_body(data[:stop], data[stop:]))
-        elif state is _State.CHUNKS:
-            self._read_requests(self._read_chunks(data))
-        elif state is _State.RUNNING:
-            self._buffer += data
-            if len(self._buffer) > _MAX_READ_AHEAD:
-                self._pause_reading()
-        else:
-            self._missing += len(data)
-            if self._missing > _MAX_DISCARDED_BYTES:
-                self._transport.abort()
+        self._turns.arrived(self, data, len(self._front.connections) == 1)
 
     def eof_received(self) -> bool:
+        self._turns.drain()
         self._has_ended = True
-        if self._state is not _State.RUNNING:
+        if self._state is not _RUNNING:
             return False
         # The client is gone, or has only finished writing. The system of one that is gone answers this
         # with a reset, and then its request need not run.
@@ -134,10 +121,50 @@ class HttpConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_writing_paused = False
-        if self._state is _State.RUNNING and self._future is None:
+        if self._state is _RUNNING and self._future is None:
             self._go_on()
 
-    # --- called by the server ---------------------------------------------------------------------
+    # --- called by the front ----------------------------------------------------------------------
+
+    def read(self, data: bytes) -> None:
+        """Take in what has arrived."""
+        state = self._state
+        if state is _HEAD:
+            if self._buffer:
+                data = self._buffer + data
+                self._buffer = b""
+            else:
+                self._since = self._front.now
+            self._read_request(data)
+        elif state is _BODY:
+            self._add_piece(data)
+            self._missing -= len(data)
+            if self._missing <= 0:
+                data = b"".join(self._pieces)
+                stop = len(data) + self._missing
+                self._pieces, self._missing = [], 0
+                self._hand_over(data[:stop], data[stop:])
+        elif state is _CHUNKS:
+            self._read_chunks(data)
+        elif state is _DISCARDING:
+            self._missing += len(data)
+            if self._missing > _MAX_DISCARDED_BYTES:
+                self._transport.abort()
+        else:
+            self._buffer += data
+            if len(self._buffer) > _MAX_READ_AHEAD:
+                self._pause_reading()
+
+    def take(self, answer: Answer) -> None:
+        """Send an answer, or await it."""
+        if self._state is not _WAITING:
+            return  # the client is gone
+        self._state = _RUNNING
+        if isinstance(answer, Response):
+            self._finish_request(answer)
+        else:
+            self._future = answer
+            answer.add_done_callback(self._tell_loop)
 
     def check_time(self, now: float) -> None:
         """End the connection if its client has had its time."""
@@ -150,22 +177,22 @@ class HttpConnection(asyncio.Protocol):
             return
         waited_s = now - self._since
         state = self._state
-        if state is _State.HEAD:
+        if state is _HEAD:
             if self._buffer:
                 if waited_s >= limits.request_timeout_s:
                     self._fail(_took_too_long())
             elif waited_s >= limits.idle_timeout_s and not unwritten:
                 self._transport.close()
-        elif state in (_State.BODY, _State.CHUNKS):
+        elif state in (_BODY, _CHUNKS):
             if waited_s >= limits.request_timeout_s + self._received_bytes() / _SLOWEST_BYTES_PER_S:
                 self._fail(_took_too_long())
-        elif state is _State.DISCARDING and waited_s >= _DISCARD_S and not unwritten:
+        elif state is _DISCARDING and waited_s >= _DISCARD_S and not unwritten:
             self._transport.abort()
 
     def finish(self) -> None:
         """End the connection once what it is at has been answered."""
         self._is_last = True
-        if self._state is _State.HEAD and not self._buffer:
+        if self._state is _HEAD and not self._buffer:
             self._transport.close()
 
     def refuse(self) -> None:
@@ -182,52 +209,52 @@ class HttpConnection(asyncio.Protocol):
 
     # --- reading ----------------------------------------------------------------------------------
 
-    def _read_requests(self, data: bytes) -> None:
-        """Answer the requests in *data*, which starts with one, and keep what is left of it."""
+    def _read_request(self, data: bytes) -> None:
+        """Hand over the request that *data* starts with, or keep what there is of it."""
         front = self._front
-        while data:
-            if data.startswith(b"\r\n"):  # an empty line before a request means nothing
-                data = data[2:]
-                continue
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                if len(data) > front.limits.max_head_bytes:
-                    self._fail(_head_too_long())
-                else:
-                    self._buffer = data
-                return
-            end += 4
-            if end > front.limits.max_head_bytes:
+        end = data.find(b"\r\n\r\n") + 4
+        request = front.known.get(data[:end])
+        if request is None:
+            empty_lines = _match_empty_lines(data)
+            if empty_lines:  # in front of a request they mean nothing
+                data = data[empty_lines.end() :]
+                end = data.find(b"\r\n\r\n") + 4
+            is_whole = end > 3
+            if (end if is_whole else len(data)) > front.limits.max_head_bytes:
                 self._fail(_head_too_long())
                 return
+            if not is_whole:
+                self._buffer = data
+                return
             try:
-                self._request = request = front.known_request(data[:end])
+                request = front.known.get(data[:end]) or front.understand(data[:end])
             except BadRequestError as error:
                 self._fail(error.response)
                 return
-            head = request.head
-            if head.is_chunked:
-                self._chunks = ChunkedBody(front.max_body_bytes)
-                self._await_body(_State.CHUNKS)
-                data = self._read_chunks(data[end:])
-                continue
-            stop = end + head.content_length
-            if stop > len(data):
-                if head.content_length > front.max_body_bytes:
-                    self._fail(front.too_large())
-                    return
-                self._pieces = [data[end:]]
-                self._missing = stop - len(data)
-                self._await_body(_State.BODY)
-                return
-            if head.content_length > front.max_body_bytes:
-                self._fail(front.too_large())
-                return
-            body = data[end:stop]
-            data = data[stop:]
-            if not self._answer(request, body):
-                self._keep(data)
-                return
+        self._request = request
+        head = request.head
+        if head.is_chunked:
+            self._chunks = ChunkedBody(front.max_body_bytes)
+            self._await_body(_CHUNKS)
+            self._read_chunks(data[end:])
+            return
+        if head.content_length > front.max_body_bytes:
+            self._fail(front.too_large())
+            return
+        stop = end + head.content_length
+        if stop > len(data):
+            self._pieces = [data[end:]]
+            self._missing = stop - len(data)
+            self._await_body(_BODY)
+            return
+        self._hand_over(data[end:stop], data[stop:])
+
+    def _hand_over(self, body: bytes, beyond: bytes) -> None:
+        """Have the request, which is complete with *body*, answered in its turn; keep what is *beyond* it."""
+        assert self._request is not None
+        self._state = _WAITING
+        self._buffer = beyond
+        self._turns.submit(self, self._request.route, body)
 
     def _add_piece(self, data: bytes) -> None:
         """Keep a piece of a body; small ones are put together, so that they take no more than they hold."""
@@ -245,34 +272,20 @@ class HttpConnection(asyncio.Protocol):
         if self._request is not None and self._request.head.expects_continue:
             self._transport.write(_CONTINUE)
 
-    def _read_chunks(self, data: bytes) -> bytes:
-        """Take more of a chunked body; return what may be read now as further requests."""
+    def _read_chunks(self, data: bytes) -> None:
+        """Take more of a chunked body."""
         assert self._chunks is not None
         try:
             rest = self._chunks.feed(data)
         except MalformedChunkError:
             self._fail(html_page(413, Code.INVALID_ARGUMENT))
-            return b""
+            return
         except TooLargeError:
             self._fail(self._front.too_large())
-            return b""
-        return b"" if rest is None else self._end_body(self._chunks.content(), rest)
-
-    def _end_body(self, body: bytes, beyond: bytes) -> bytes:
-        """Answer the request whose body has come; return what of *beyond* may be read now."""
-        self._pieces, self._missing, self._chunks = [], 0, None
-        assert self._request is not None
-        self._state = _State.HEAD
-        self._since = self._front.now
-        if self._answer(self._request, body):
-            return beyond
-        self._keep(beyond)
-        return b""
-
-    def _keep(self, data: bytes) -> None:
-        """Keep what came behind a request that is running, or whose answer waits to be sent."""
-        if self._state is _State.RUNNING:
-            self._buffer = data
+            return
+        if rest is not None:
+            body, self._chunks = self._chunks.content(), None
+            self._hand_over(body, rest)
 
     def _received_bytes(self) -> int:
         if self._chunks is not None:
@@ -285,16 +298,6 @@ class HttpConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     # --- answering --------------------------------------------------------------------------------
-
-    def _answer(self, request: KnownRequest, body: bytes) -> bool:
-        """Answer *request*; return whether the next one may be read now."""
-        answer = self._front.begin(request.route, body)
-        if isinstance(answer, Response):
-            return self._write(request, answer)
-        self._state = _State.RUNNING
-        self._future = answer
-        answer.add_done_callback(self._tell_loop)
-        return False
 
     def _tell_loop(self, future: Future[Response]) -> None:
         """Have the loop write the result of *future*; called on the thread that ran it."""
@@ -309,37 +312,32 @@ class HttpConnection(asyncio.Protocol):
             response = future.result()
         except CancelledError:
             response = _shutting_down()
-        assert self._request is not None
-        if self._write(self._request, response):
-            self._go_on()
+        self._finish_request(response)
 
     def _go_on(self) -> None:
         """Read what has come while a request was running, or an answer waited to be sent."""
-        self._state = _State.HEAD
+        self._state = _HEAD
         self._since = self._front.now
-        data, self._buffer = self._buffer, b""
         if self._is_reading_paused:
             self._is_reading_paused = False
             self._transport.resume_reading()
-        if data:
-            self._read_requests(data)
-        if self._has_ended and self._state is not _State.RUNNING:
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            self._read_request(data)
+        if self._has_ended and self._state not in (_WAITING, _RUNNING):
             self._transport.close()
 
-    def _write(self, request: KnownRequest, response: Response) -> bool:
-        """Send *response*; return whether the connection is ready for its next request."""
-        head = request.head
-        is_last = self._is_last or not head.keep_alive or head.method == "HEAD"
-        # As libevent does, HEAD is answered with a body; nothing that follows can be taken for it.
-        connection = _CLOSE if is_last else _KEEP_ALIVE if head.is_http_1_0 else b""
-        self._send(self._front.head_of(response, connection), response.body)
-        if is_last:
+    def _finish_request(self, response: Response) -> None:
+        """Send *response*, and go on to the next request where there is one and the client takes answers."""
+        request = self._request
+        assert request is not None
+        if self._is_last or request.is_last:
+            self._send(self._front.head_of(response, CLOSE), response.body)
             self._end()
-            return False
-        if self._is_writing_paused:
-            self._state = _State.RUNNING
-            return False
-        return True
+            return
+        self._send(self._front.head_of(response, request.connection), response.body)
+        if not self._is_writing_paused:
+            self._go_on()
 
     def _send(self, head: bytes, body: bytes) -> None:
         if len(body) <= _JOINED_BYTES:
@@ -350,7 +348,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _fail(self, response: Response) -> None:
         """Send *response* as the last one: what the client sends further cannot be understood."""
-        self._send(self._front.head_of(response, _CLOSE), response.body)
+        self._send(self._front.head_of(response, CLOSE), response.body)
         self._end()
 
     def _end(self) -> None:
@@ -361,7 +359,7 @@ class HttpConnection(asyncio.Protocol):
         if self._has_ended or self._transport.is_closing() or not self._transport.can_write_eof():
             self._transport.close()
             return
-        self._state = _State.DISCARDING
+        self._state = _DISCARDING
         self._since = self._front.now
         self._transport.write_eof()
         if self._is_reading_paused:

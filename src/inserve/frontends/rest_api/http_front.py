@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from inserve.errors import Code
 from inserve.frontends.rest_api.app import RestApp
@@ -13,8 +13,14 @@ from inserve.frontends.rest_api.request_head import RequestHead, parse_head
 from inserve.frontends.rest_api.response import Response, error_response
 from inserve.frontends.rest_api.route import RequestKey, Route
 from inserve.frontends.rest_api.status_codes import reason_phrase
+from inserve.frontends.rest_api.turn_queue import Receiver, TurnQueue
 
-__all__ = ["Connection", "HttpFront", "HttpLimits", "KnownRequest", "busy_response"]
+__all__ = ["CLOSE", "Connection", "HttpFront", "HttpLimits", "KnownRequest", "busy_response"]
+
+CLOSE = b"Connection: close\r\n"
+"""The line of an answer that is the last of its connection."""
+
+_KEEP_ALIVE = b"Connection: keep-alive\r\n"
 
 _MAX_KNOWN_HEADS = 1024
 _LONGEST_KNOWN_HEAD = 2048
@@ -49,7 +55,7 @@ class HttpLimits:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected above 0")
 
 
-class Connection(Protocol):
+class Connection(Receiver, Protocol):
     """What the server needs of a connection; called on its event loop."""
 
     def check_time(self, now: float) -> None:
@@ -64,16 +70,20 @@ class Connection(Protocol):
         """Answer what is running with 503 and end the connection."""
         ...
 
-    def abort(self) -> None:
-        """End the connection at once."""
-        ...
 
+class KnownRequest:
+    """What the *head* of a request says, and the *route* that answers it."""
 
-class KnownRequest(NamedTuple):
-    """What the head of a request says, and what answers it."""
+    __slots__ = ("connection", "head", "is_last", "route")
 
-    head: RequestHead
-    route: Route
+    def __init__(self, head: RequestHead, route: Route) -> None:
+        self.head = head
+        self.route = route
+        # As libevent does, HEAD is answered with a body; nothing that follows can be taken for it.
+        self.is_last = not head.keep_alive or head.method == "HEAD"
+        """Whether the connection ends with the answer."""
+        self.connection = CLOSE if self.is_last else _KEEP_ALIVE if head.is_http_1_0 else b""
+        """The line about the connection in the answer, perhaps empty."""
 
 
 class HttpFront:
@@ -86,7 +96,7 @@ class HttpFront:
     def __init__(self, app: RestApp, limits: HttpLimits, loop: asyncio.AbstractEventLoop) -> None:
         self.limits = limits
         self.loop = loop
-        self.begin = app.begin
+        self.turns = TurnQueue(loop, app.begin)
         self.too_large = app.too_large
         self.max_body_bytes = app.options.max_body_bytes
         self.connections: set[Connection] = set()
@@ -96,26 +106,36 @@ class HttpFront:
         self.all_gone = asyncio.Event()
         """Set when the last connection ends."""
         self._app = app
-        self._known: dict[bytes, KnownRequest] = {}
+        self.known: dict[bytes, KnownRequest] = {}
+        """Recent heads, all their bytes, and what they mean; ``understand`` knows the others."""
         self._prefixes: dict[tuple[int, bytes, tuple[tuple[bytes, bytes], ...], bytes], bytes] = {}
         self._date = b""
         self.tick()
 
     def tick(self) -> None:
         """Look at the clock, and end what has taken too long; called every second."""
+        self.turns.drain()
         self.now = self.loop.time()
         self._date = f"Date: {formatdate(usegmt=True)}\r\nContent-Length: ".encode()
         for connection in tuple(self.connections):
             connection.check_time(self.now)
 
-    def known_request(self, head: bytes) -> KnownRequest:
-        """Return what the bytes of *head* mean.
+    def understand(self, data: bytes) -> KnownRequest:
+        """Return what the bytes of a head mean, and remember it.
 
         Raises:
             BadRequestError: They are malformed.
         """
-        known = self._known.get(head)
-        return self._understand(head) if known is None else known
+        head = parse_head(data)
+        key = RequestKey(
+            head.method, head.target, head.content_type, head.content_encoding, head.accept, head.origin
+        )
+        request = KnownRequest(head, self._app.route(key))
+        if len(data) <= _LONGEST_KNOWN_HEAD:
+            if len(self.known) >= _MAX_KNOWN_HEADS:
+                self.known.clear()
+            self.known[data] = request
+        return request
 
     def head_of(self, response: Response, connection: bytes) -> bytes:
         """Return status line and headers; *connection* is the line about the connection, perhaps empty."""
@@ -138,18 +158,6 @@ class HttpFront:
         self.connections.discard(connection)
         if not self.connections:
             self.all_gone.set()
-
-    def _understand(self, data: bytes) -> KnownRequest:
-        head = parse_head(data)
-        key = RequestKey(
-            head.method, head.target, head.content_type, head.content_encoding, head.accept, head.origin
-        )
-        known = KnownRequest(head, self._app.route(key))
-        if len(data) <= _LONGEST_KNOWN_HEAD:
-            if len(self._known) >= _MAX_KNOWN_HEADS:
-                self._known.clear()
-            self._known[data] = known
-        return known
 
 
 def busy_response() -> Response:

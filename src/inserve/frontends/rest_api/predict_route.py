@@ -11,14 +11,19 @@ from typing import Any
 from numpy.typing import NDArray
 
 from inserve.errors import InvalidArgumentError
-from inserve.frontends.rest_api.response import Response, json_response
+from inserve.frontends.rest_api.response import JSON_TYPE, Response, json_response
 from inserve.frontends.rest_api.route import LONGEST_INLINE_BYTES, Answer, SignatureInfo
 from inserve.handlers.model_spec import DEFAULT_SIGNATURE_NAME, ModelSpec
 from inserve.handlers.placement import WouldBlock
 from inserve.handlers.predict import PredictHandler
 from inserve.metrics.request_record import RequestRecord
 from inserve.tensors.dtypes import element_type_of
-from inserve.tensors.json_predict import PredictBody, encode_predict_response, parse_predict_body
+from inserve.tensors.json_predict import (
+    PredictBody,
+    encode_plain_response,
+    encode_predict_response,
+    parse_predict_body,
+)
 
 __all__ = ["PredictRoute", "require_signature", "response_of_outputs"]
 
@@ -37,47 +42,32 @@ class PredictRoute:
 
     def answer(self, body: bytes, record: RequestRecord | None) -> Answer:
         if len(body) > LONGEST_INLINE_BYTES:
-            return lambda record: self._answer_on_pool(_Call(parse_predict_body(body)), record)
-        call = _Call(parse_predict_body(body))
+            return lambda record: self._answer_on_pool(parse_predict_body(body), record)
+        call = parse_predict_body(body)
         try:
             aliases, arrays = self._run(call, False, record)
         except WouldBlock:
             return lambda record: self._answer_on_pool(call, record)
         if _num_bytes(arrays) > LONGEST_INLINE_BYTES:
-            return lambda _: response_of_outputs(aliases, arrays, call.body.is_row)
-        return response_of_outputs(aliases, arrays, call.body.is_row)
+            return lambda _: response_of_outputs(aliases, arrays, call.is_row)
+        return response_of_outputs(aliases, arrays, call.is_row)
 
-    def _answer_on_pool(self, call: _Call, record: RequestRecord | None) -> Response:
+    def _answer_on_pool(self, call: PredictBody, record: RequestRecord | None) -> Response:
         aliases, arrays = self._run(call, True, record)
-        return response_of_outputs(aliases, arrays, call.body.is_row)
+        return response_of_outputs(aliases, arrays, call.is_row)
 
     def _run(
-        self, call: _Call, may_block: bool, record: RequestRecord | None
+        self, call: PredictBody, may_block: bool, record: RequestRecord | None
     ) -> tuple[Sequence[str], Sequence[NDArray[Any]]]:
+        def bind(signature: SignatureInfo | None) -> Mapping[str, NDArray[Any]]:
+            if signature is None or not signature.inputs:
+                signature = require_signature(signature, call.signature_name)
+            return call.bind(signature.input_types)
+
         spec = self._spec
-        signature_name = call.body.signature_name
-        if signature_name:
-            spec = spec._replace(signature_name=signature_name)
-        return self._predict(spec, call, self._timeout_s, may_block, record)
-
-
-class _Call:
-    """One body, and the arrays it stands for once a signature has told their types."""
-
-    __slots__ = ("_arrays", "_signature", "body")
-
-    def __init__(self, body: PredictBody) -> None:
-        self.body = body
-        self._signature: SignatureInfo | None = None
-        self._arrays: Mapping[str, NDArray[Any]] = {}
-
-    def __call__(self, signature: SignatureInfo | None) -> Mapping[str, NDArray[Any]]:
-        known = require_signature(signature, self.body.signature_name)
-        if known is not self._signature:
-            types = {alias: spec.data_type for alias, spec in known.inputs.items()}
-            self._arrays = self.body.bind(types)
-            self._signature = known
-        return self._arrays
+        if call.signature_name:
+            spec = spec._replace(signature_name=call.signature_name)
+        return self._predict(spec, bind, self._timeout_s, may_block, record)
 
 
 def _num_bytes(arrays: Sequence[NDArray[Any]]) -> int:
@@ -107,5 +97,9 @@ def response_of_outputs(aliases: Sequence[str], arrays: Sequence[NDArray[Any]], 
     Raises:
         InvalidArgumentError: They cannot be written in this form.
     """
+    if len(arrays) == 1:
+        body = encode_plain_response(arrays[0], is_row)
+        if body is not None:
+            return Response(200, JSON_TYPE, body)
     types = [element_type_of(array.dtype).data_type for array in arrays]
     return json_response(encode_predict_response(list(zip(aliases, arrays, strict=True)), types, is_row))

@@ -162,6 +162,7 @@ class RestServer:
         # uvloop waits, when it is closed, for each that is open.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+        front.turns.drain()
         for connection in tuple(front.connections):
             connection.finish()
         await _until_all_gone(front, self._grace_s)

@@ -86,6 +86,9 @@ class SignatureInfo(Protocol):
     def inputs(self) -> Mapping[str, TensorInfo]: ...
 
     @property
+    def input_types(self) -> Mapping[str, int]: ...
+
+    @property
     def outputs(self) -> Mapping[str, TensorInfo]: ...
 
 

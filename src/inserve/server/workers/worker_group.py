@@ -387,7 +387,7 @@ class WorkerGroup:
         self._note_start(worker)
 
     def _note_start(self, worker: _Worker, failure: InserveError | None = None) -> None:
-        """Note that *worker* serves for the first time, or why it does not; later failures are only logged."""
+        """Note that *worker* serves for the first time, or why it does not; of later starts nothing."""
         with self._lock:
             if not worker.has_begun:
                 worker.failure = failure

@@ -1,0 +1,147 @@
+"""Receivers and a loop that note what happens in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from inserve.frontends.rest_api.response import Response, json_response
+from inserve.frontends.rest_api.turn_queue import Answer, TurnQueue
+
+
+class Loop:
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], Any]] = []
+
+    def call_soon(self, call: Callable[[], Any]) -> None:
+        self.calls.append(call)
+
+    def turn(self) -> int:
+        """Run what is to be called in this turn; return how much that was."""
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+        return len(calls)
+
+
+class Scene:
+    """*events* has what was read, begun and taken."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.events: list[Any] = []
+        self.queue = TurnQueue(cast(Any, self.loop), self.begin)
+
+    def begin(self, route: Any, body: bytes) -> Answer:
+        del route
+        self.events.append(b"begin " + body[:4])
+        return json_response(body)
+
+
+class Receiver:
+    """Submits what it reads as a request; fails where it reads ``fail``."""
+
+    def __init__(self, scene: Scene, fails_to_take: bool = False) -> None:
+        self._scene = scene
+        self._fails_to_take = fails_to_take
+        self.is_aborted = False
+
+    def read(self, data: bytes) -> None:
+        if data == b"fail":
+            raise ZeroDivisionError
+        self._scene.events.append(b"read " + data[:4])
+        self._scene.queue.submit(self, cast(Any, None), data)
+
+    def take(self, answer: Answer) -> None:
+        if self._fails_to_take:
+            raise ZeroDivisionError
+        assert isinstance(answer, Response)
+        self._scene.events.append(b"take " + answer.body[:4])
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_what_arrives_in_one_turn_is_read_then_answered_then_sent(scene: Scene) -> None:
+    for name in (b"a", b"b", b"c"):
+        scene.queue.arrived(Receiver(scene), name)
+    assert scene.events == []
+    assert scene.loop.turn() == 1
+    assert scene.events == [
+        *(b"read a", b"read b", b"read c"),
+        *(b"begin a", b"begin b", b"begin c"),
+        *(b"take a", b"take b", b"take c"),
+    ]
+    assert scene.loop.turn() == 0
+
+
+def test_pieces_for_one_receiver_are_read_in_their_order(scene: Scene) -> None:
+    receiver = Receiver(scene)
+    scene.queue.arrived(receiver, b"1")
+    scene.queue.arrived(receiver, b"2")
+    scene.loop.turn()
+    assert scene.events[:2] == [b"read 1", b"read 2"]
+
+
+def test_no_answer_waits_for_many_requests(scene: Scene) -> None:
+    for _ in range(40):
+        scene.queue.arrived(Receiver(scene), b"x")
+    sent = []
+    while scene.loop.turn():
+        sent.append(scene.events.count(b"take x"))
+    assert sent == [16, 32, 40]
+
+
+def test_the_only_receiver_is_answered_at_once(scene: Scene) -> None:
+    scene.queue.arrived(Receiver(scene), b"a", is_only=True)
+    assert scene.events == [b"read a", b"begin a", b"take a"]
+    assert scene.loop.turn() == 0
+
+
+def test_a_large_piece_is_read_at_once_but_after_what_came_before(scene: Scene) -> None:
+    scene.queue.arrived(Receiver(scene), b"a")
+    scene.queue.arrived(Receiver(scene), bytes(100_000))
+    assert scene.events[:2] == [b"read a", b"read " + bytes(4)]
+
+
+def test_draining_leaves_nothing_for_the_next_turn(scene: Scene) -> None:
+    for _ in range(20):
+        scene.queue.arrived(Receiver(scene), b"x")
+    scene.queue.drain()
+    assert scene.events.count(b"take x") == 20
+    scene.events.clear()
+    scene.loop.turn()
+    assert scene.events == []
+
+
+def test_a_request_that_is_submitted_outside_a_turn_gets_one(scene: Scene) -> None:
+    scene.queue.submit(Receiver(scene), cast(Any, None), b"a")
+    scene.loop.turn()
+    assert scene.events == [b"begin a", b"take a"]
+
+
+def test_turns_go_on_after_a_drain(scene: Scene) -> None:
+    scene.queue.arrived(Receiver(scene), b"a")
+    scene.queue.drain()
+    scene.loop.turn()
+    scene.queue.arrived(Receiver(scene), b"b")
+    scene.loop.turn()
+    assert scene.events[-1] == b"take b"
+
+
+@pytest.mark.parametrize("fails_to_take", [False, True])
+def test_a_receiver_that_fails_is_aborted_and_the_others_go_on(scene: Scene, fails_to_take: bool) -> None:
+    bad, good = Receiver(scene, fails_to_take), Receiver(scene)
+    scene.queue.arrived(bad, b"x" if fails_to_take else b"fail")
+    scene.queue.arrived(good, b"good")
+    scene.loop.turn()
+    assert scene.events[-1] == b"take good"
+    assert bad.is_aborted
+    assert not good.is_aborted
