@@ -27,12 +27,19 @@ from inserve.errors import InserveError
 from inserve.protos import messages
 from inserve.protos.wire import length_delimited_fields
 from inserve.saved_model.row_wise_operations import RULES
-from inserve.saved_model.row_wise_values import SAME_BITS_TYPES, Known, Operation, Rows, UnprovenError
+from inserve.saved_model.row_wise_values import (
+    SAME_BITS_TYPES,
+    Known,
+    Operation,
+    Rows,
+    UnprovenError,
+    require_usual_kernels,
+)
 from inserve.saved_model.signature import Signature, TensorSpec
 
 __all__ = ["row_wise_signatures"]
 
-_MOST_STEPS = 100_000
+_MOST_STEPS = 20_000
 """Nodes and edges looked at for all signatures together; what is left then is not proven."""
 _MOST_CALLS_DEEP = 16
 
@@ -41,9 +48,6 @@ _ARG_NAME, _NUMBER_ATTR, _TYPE_LIST_ATTR = 1, 5, 6  # of OpDef.ArgDef
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderWithDefault"})
-_OTHER_KERNELS = ("_Xla", "_xla", "_tpu", "_kernel", "api_implements")
-"""First letters of attributes by which something other than the usual kernels may compute."""
-
 _UNREADABLE = (
     UnprovenError,
     InserveError,
@@ -98,12 +102,6 @@ def _by_name(nodes: list[messages.NodeDef]) -> dict[str, messages.NodeDef]:
     return by_name
 
 
-def _require_usual_kernels(attributes: Mapping[str, messages.AttrValue]) -> None:
-    for name, value in attributes.items():
-        if name.startswith(_OTHER_KERNELS) and not (value.WhichOneof("value") == "b" and not value.b):
-            raise UnprovenError
-
-
 def _function_name(function: messages.FunctionDef) -> str:
     signature = function.signature.SerializeToString()
     for number, start, stop in length_delimited_fields(signature, 0, len(signature)):
@@ -114,7 +112,7 @@ def _function_name(function: messages.FunctionDef) -> str:
 
 def _read_function(function: messages.FunctionDef) -> _Function:
     """Return the function, unless an argument of it stands for several tensors."""
-    _require_usual_kernels(function.attr)
+    require_usual_kernels(function.attr)
     signature = function.signature.SerializeToString()
     names: dict[int, list[str]] = {_INPUT_ARG: [], _OUTPUT_ARG: []}
     for number, start, stop in length_delimited_fields(signature, 0, len(signature)):
@@ -171,6 +169,10 @@ class _Proof:
     def is_function(self, name: str) -> bool:
         return name in self._definitions
 
+    def is_followed(self, op: str) -> bool:
+        """Return whether there is a rule for the operation, or a function behind it."""
+        return op in RULES or op in _CALLS or op in self._definitions
+
     def function(self, name: str) -> _Function:
         function = self._functions.get(name)
         if function is None:
@@ -194,12 +196,14 @@ class _Proof:
         arguments = {
             _Reference(name, 0): known for name, known in zip(function.arguments, inputs, strict=True)
         }
+        self.step(len(function.nodes))
+        # TensorFlow runs every stateful operation of a body, whether anything depends on it or not.
+        if not all(self.is_followed(node.op) for node in function.nodes.values()):
+            raise UnprovenError
         scope = _Scope(self, function.nodes, arguments, depth)
         outputs = [_function_reference(function.returns[name]) for name in function.outputs]
         waiting = [output.node for output in outputs if output not in arguments]
         scope.settle([*waiting, *function.control_returns])
-        # TensorFlow runs every stateful operation of a body, whether anything depends on it or not.
-        self.step(len(function.nodes))
         if any(node.op not in RULES for node in function.nodes.values() if not scope.is_settled(node.name)):
             raise UnprovenError
         return tuple(scope.known(output) for output in outputs)
@@ -266,6 +270,8 @@ class _Scope:
             return given
         name, place, output = reference
         node = self._nodes[name]
+        if place == _CONTROL or (self._depth > 0 and not output):
+            raise UnprovenError
         if output and self._proof.is_function(node.op):
             if place != 0:
                 raise UnprovenError
@@ -295,6 +301,8 @@ class _Scope:
     def _unsettled(self, name: str, entered: set[str]) -> list[str]:
         node = self._nodes[name]
         self._proof.step(len(node.input))
+        if not self._proof.is_followed(node.op):
+            raise UnprovenError
         read = _function_reference if self._depth else _graph_reference
         references = [read(text) for text in node.input]
         self._inputs[name] = [one for one in references if one.place != _CONTROL]
@@ -313,7 +321,7 @@ class _Scope:
 
     def _apply(self, node: messages.NodeDef, references: list[_Reference]) -> tuple[Known, ...]:
         inputs = tuple(map(self.known, references))
-        _require_usual_kernels(node.attr)
+        require_usual_kernels(node.attr)
         if self._proof.is_function(node.op):
             return self._proof.call(node.op, inputs, self._depth + 1)
         if node.op in _CALLS:
@@ -321,9 +329,4 @@ class _Scope:
             if called is None or called.attr:
                 raise UnprovenError
             return self._proof.call(called.name, inputs, self._depth + 1)
-        rule = RULES.get(node.op)
-        if rule is None:
-            raise UnprovenError
-        operation = Operation(node)
-        operation.require_same_bits_types()
-        return rule(operation, inputs)
+        return RULES[node.op](Operation(node), inputs)

@@ -30,6 +30,7 @@ __all__ = [
     "integer_of",
     "integers_of",
     "require_scalars",
+    "require_usual_kernels",
     "rows_of",
     "rows_of_one_rank",
     "shape_of",
@@ -48,6 +49,10 @@ INTEGERS = frozenset(
 )
 SAME_BITS_TYPES = FLOATS | INTEGERS | {DataType.DT_BOOL, DataType.DT_STRING}
 """The element types that rules hold for."""
+
+_HANDLED_TYPES = SAME_BITS_TYPES | {DataType.DT_RESOURCE}
+_OTHER_KERNELS = ("_Xla", "_xla", "_tpu", "_kernel", "api_implements")
+"""First letters of attributes by which a compiler, another kernel or another function may compute."""
 
 _MOST_OUTPUTS = 1024
 _MOST_DIMENSIONS = 64
@@ -112,17 +117,6 @@ class Operation:
     def __init__(self, node: messages.NodeDef) -> None:
         self._attributes: Mapping[str, messages.AttrValue] = node.attr
 
-    def require_same_bits_types(self) -> None:
-        """Refuse the operation unless each type among its attributes is one that rules hold for."""
-        for value in self._attributes.values():
-            kind = value.WhichOneof("value")
-            if kind == "placeholder":
-                raise UnprovenError
-            if kind == "type" or kind == "list":
-                types = (value.type,) if kind == "type" else value.list.type
-                if any(one not in SAME_BITS_TYPES and one != DataType.DT_RESOURCE for one in types):
-                    raise UnprovenError
-
     def _get(self, name: str, kind: str, default: Any) -> Any:
         value = self._attributes.get(name)
         if value is None and default is not None:
@@ -161,6 +155,24 @@ class Operation:
 
     def shape(self, name: str) -> Sizes | None:
         return sizes_of(self._get(name, "shape", None))
+
+
+def require_usual_kernels(attributes: Mapping[str, messages.AttrValue]) -> None:
+    """Refuse types that no rule holds for, and what something other than the usual kernels may compute."""
+    for name, value in attributes.items():
+        kind = value.WhichOneof("value")
+        if kind == "type":
+            types: Sequence[int] = (value.type,)
+        elif kind == "list":
+            types = value.list.type
+        elif kind == "placeholder":
+            raise UnprovenError
+        else:
+            types = ()
+        if types and not _HANDLED_TYPES.issuperset(types):
+            raise UnprovenError
+        if name.startswith(_OTHER_KERNELS) and not (kind == "b" and not value.b):
+            raise UnprovenError
 
 
 Rule: TypeAlias = Callable[[Operation, Sequence[Known]], "tuple[Known, ...]"]
