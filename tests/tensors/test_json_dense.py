@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from typing import Any
 
@@ -66,6 +67,58 @@ def test_lists_are_found_in_objects_and_in_the_objects_of_lists() -> None:
 )
 def test_anything_else_is_left_to_the_general_way(document: Any) -> None:
     assert load(document) is None
+
+
+@pytest.mark.parametrize("name", ["[,],", "]", '", "x": [[', "ä"])
+def test_brackets_in_strings_are_none_of_the_list(name: str) -> None:
+    body = json.dumps({"signature_name": name, "inputs": FLOATS}, ensure_ascii=False)
+    found = load_with_dense_lists(body.encode())
+    if '"' in name:
+        assert found is None
+    else:
+        assert found["signature_name"] == name
+        assert dense(found["inputs"]).shape == (4, 10, 3)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([[0, 1, 2], [3, 4], [5, 6, 7, 8]], [[0, 1, 2], [3, 4, 5], [6, 7, 8]]),
+        ([[0, 1], [2, 3], [4], [5, 6, 7]], [[0, 1], [2, 3], [4, 5], [6, 7]]),
+        ([[[0, 1]], [[2], [3]]], [[[0], [1]], [[2, 3]]]),
+        ([[0, 1], 2, [3, [4, 5]]], [[0, 1], [2, 3], [4, 5]]),
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_rows_that_make_up_for_each_other_are_no_dense_lists(
+    first: list[Any], second: list[Any], swapped: bool
+) -> None:
+    if swapped:
+        first, second = second, first
+    many = [[first] * 50, [second] * 50]
+    assert load({"inputs": {"x": many[0], "y": many[1]}}) is None
+    assert load({"inputs": many}) is None
+
+
+@pytest.mark.parametrize("end", ["]}}", "]", "], 5}", "]} x", "]]}", ",]}", "]}\x00"])
+def test_what_should_not_follow_the_list_is_left_to_the_general_way(end: str) -> None:
+    assert load_with_dense_lists(b'{"inputs": [' + b"1.5, " * 300 + b"2" + end.encode()) is None
+
+
+def test_a_body_that_is_no_utf_8_is_left_to_the_general_way() -> None:
+    assert load_with_dense_lists(b'{"signature_name": "\xff", "inputs": [' + b"1.5, " * 300 + b"2]}") is None
+
+
+@pytest.mark.parametrize("shape", [(150_000,), (400, 500, 1), (1, 100, 300, 5)])
+def test_shapes_of_any_size_are_told(shape: tuple[int, ...]) -> None:
+    values = np.arange(math.prod(shape)).reshape(shape).tolist()
+    for _ in range(2):
+        assert dense(load({"inputs": values})["inputs"]).shape == shape
+    row = values
+    while isinstance(row[-1], list):
+        row = row[-1]
+    row.append([0])
+    assert load({"inputs": values}) is None
 
 
 def test_a_first_row_of_many_makes_no_expected_structure_beyond_the_body() -> None:

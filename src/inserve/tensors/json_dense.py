@@ -38,9 +38,8 @@ _MAX_SIMDJSON_LENGTH = 0xFFFFFF
 """simdjson says no greater length of a list."""
 _TAIL = 64
 _MAX_REMEMBERED_BYTES = 2**18
-"""Length of the longest body whose structure is remembered: clients repeat themselves."""
+"""Length of the longest structure that is remembered: clients repeat themselves."""
 
-_BLANKS = b" \t\r\n"
 _one_list_start = re.compile(
     rb"[ \t\r\n]*\{[ \t\r\n]*"
     rb'(?:"signature_name"[ \t\r\n]*:[ \t\r\n]*"([^"\\\x00-\x1f]*)"[ \t\r\n]*,[ \t\r\n]*)?'
@@ -87,9 +86,9 @@ def load_with_dense_lists(body: bytes) -> Any | None:
     """
     match = _one_list_start(body)
     if match is not None:
-        start, stop = match.end(), body.rfind(b"]") + 1
-        if body[stop:].strip(_BLANKS) == b"}" and body.find(b'"', start, stop) < 0:
-            return _only_list(body, match, stop) if stop - start >= MIN_BYTES else None
+        start = match.end()
+        if body.find(b'"', start) < 0:
+            return _only_list(body, match) if len(body) - start >= MIN_BYTES else None
     found = _dense_members(body)
     if found is None:
         return None
@@ -111,16 +110,18 @@ def load_with_dense_lists(body: bytes) -> Any | None:
     return document
 
 
-def _only_list(body: bytes, match: re.Match[bytes], stop: int) -> dict[str, Any] | None:
-    """Return the document whose one list follows the *match*, the usual form of a body."""
-    start = match.end()
-    dense = _read_list(memoryview(body)[start:stop])
-    if dense is None or not _are_rectangular(body, [body[:start], body[stop:]], [dense]):
+def _only_list(body: bytes, match: re.Match[bytes]) -> dict[str, Any] | None:
+    """Return the document whose last string is the *match*'s, the usual form of a body.
+
+    If it is JSON at all, nothing but the list and a brace follows.
+    """
+    signature_name, key = match.group(1), match.group(2).decode()
+    dense = _read_list(body, key)
+    if dense is None or not _are_rectangular(body, [body[: match.end()]], [dense]):
         return None
-    signature_name, key = match.groups()
     if signature_name is None:
-        return {key.decode(): dense}
-    return {"signature_name": signature_name.decode("utf-8", "surrogateescape"), key.decode(): dense}
+        return {key: dense}
+    return {"signature_name": signature_name.decode(), key: dense}
 
 
 def _put_back(json_object: dict[str, Any], lists: list[DenseList]) -> None:
@@ -131,7 +132,7 @@ def _put_back(json_object: dict[str, Any], lists: list[DenseList]) -> None:
 
 def _dense_members(body: bytes) -> tuple[bytes, list[DenseList]] | None:
     """Return the document with a string in place of each large dense list, and these lists."""
-    around: list[bytes] = []
+    before: list[bytes] = []
     lists: list[DenseList] = []
     copied = 0
     opening = body.find(b'"')
@@ -149,18 +150,17 @@ def _dense_members(body: bytes) -> tuple[bytes, list[DenseList]] | None:
                 dense = _read_list(memoryview(body)[start:stop])
                 if dense is None:
                     return None
-                around.append(body[copied:start])
+                before.append(body[copied:start])
                 lists.append(dense)
                 copied = stop
         if opening < 0:
             break
     else:
         return None
-    around.append(body[copied:])
-    if not lists or not _are_rectangular(body, around, lists):
+    if not lists or not _are_rectangular(body, before, lists):
         return None
-    pieces = [b'%b"\\u0001%d"' % (text, index) for index, text in enumerate(around[:-1])]
-    return b"".join(pieces) + around[-1], lists
+    pieces = [b'%b"\\u0001%d"' % (text, index) for index, text in enumerate(before)]
+    return b"".join(pieces) + body[copied:], lists
 
 
 def _list_end(body: bytes, start: int, end: int) -> int:
@@ -169,8 +169,11 @@ def _list_end(body: bytes, start: int, end: int) -> int:
     return body.rfind(b"]", start, end if brace < 0 else brace) + 1
 
 
-def _read_list(text: memoryview) -> DenseList | None:
-    """Return the list of numbers that *text* is, if it is rectangular; None where it is another value."""
+def _read_list(text: bytes | memoryview, key: str | None = None) -> DenseList | None:
+    """Return the list of numbers that *text* is, or that it has under *key*; None where it is no such list.
+
+    Its shape is what its first elements and the number of all tell.
+    """
     if len(text) > _MAX_KEPT_PARSER_BYTES:
         parser = simdjson.Parser()
     else:
@@ -180,7 +183,9 @@ def _read_list(text: memoryview) -> DenseList | None:
             parser = _thread.parser = simdjson.Parser()
     try:
         # No reference to a part of the document may outlive this call: the parser would refuse the next.
-        outermost = parser.parse(text)
+        outermost: Any = parser.parse(text)
+        if key is not None:
+            outermost = outermost[key]
         if not isinstance(outermost, simdjson.Array):
             return None
         shape, are_integers = _first_element(outermost)
@@ -214,26 +219,30 @@ def _numbers(outermost: simdjson.Array, try_integers: bool) -> NDArray[Any]:
     return np.frombuffer(outermost.as_buffer(of_type="d"), np.float64)
 
 
-def _are_rectangular(body: bytes, around: list[bytes], lists: list[DenseList]) -> bool:
-    """Return whether each list has its shape throughout; *around* is the rest of the body."""
-    shapes = tuple([dense.shape for dense in lists])
-    if sum(map(_structure_length, shapes)) > len(body):
-        return False
-    expect = _expected_once if len(body) <= _MAX_REMEMBERED_BYTES else _expected
-    return body.translate(None, _ALL_BUT_STRUCTURE) == expect(tuple(around), shapes)
+def _are_rectangular(body: bytes, before: list[bytes], lists: list[DenseList]) -> bool:
+    """Return whether each list has its shape throughout; *before* are the texts before each.
+
+    It has where the brackets and commas of a list of this shape come next in the body: a list ends where its
+    first bracket is closed, so none goes on behind them.
+    """
+    structure = body.translate(None, _ALL_BUT_STRUCTURE)
+    position = 0
+    shape = None
+    for text, dense in zip(before, lists, strict=True):
+        if dense.shape != shape:
+            shape = dense.shape
+            length = _structure_length(shape)
+            if length > len(structure):
+                return False
+            expected = (_remembered_structure if length <= _MAX_REMEMBERED_BYTES else _structure)(shape)
+        position += len(text.translate(None, _ALL_BUT_STRUCTURE))
+        if not structure.startswith(expected, position):
+            return False
+        position += length
+    return True
 
 
-def _expected(around: tuple[bytes, ...], shapes: tuple[tuple[int, ...], ...]) -> bytes:
-    """Return the brackets and commas of lists of *shapes* and of the text around them."""
-    expected = [around[0].translate(None, _ALL_BUT_STRUCTURE)]
-    for shape, text in zip(shapes, around[1:], strict=True):
-        expected += _structure(shape), text.translate(None, _ALL_BUT_STRUCTURE)
-    return b"".join(expected)
-
-
-_expected_once = functools.lru_cache(maxsize=32)(_expected)
-
-
+@functools.lru_cache(maxsize=32)
 def _structure_length(shape: tuple[int, ...]) -> int:
     length = 0
     for size in reversed(shape):
@@ -247,3 +256,6 @@ def _structure(shape: tuple[int, ...]) -> bytes:
     for size in reversed(shape):
         structure = b"[" + (structure + b",") * (size - 1) + (structure if size else b"") + b"]"
     return structure
+
+
+_remembered_structure = functools.lru_cache(maxsize=32)(_structure)
