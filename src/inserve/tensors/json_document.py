@@ -62,20 +62,24 @@ def load_document(body: bytes) -> Any:
         InvalidArgumentError: It is no JSON.
     """
     try:
-        document = orjson.loads(body)
+        document = _loads(body)
     except orjson.JSONDecodeError:
         return parse_document(body)
-    return document if _has_no_repeated_name(body, document) else parse_document(body)
+    colons = body.count(b":")
+    if (type(document) is dict and len(document) == colons) or _has_no_repeated_name(body, document, colons):
+        return document
+    return parse_document(body)
 
 
+_loads = orjson.loads
 _NAME_END = re.compile(rb'"[ \t\r\n]*:')
 
 
-def _has_no_repeated_name(body: bytes, document: Any) -> bool:
-    """Return whether all names of *body* are in *document*; False also where that is not cheap to say."""
-    colons = body.count(b":")
-    if type(document) is dict and len(document) == colons:
-        return True
+def _has_no_repeated_name(body: bytes, document: Any, colons: int) -> bool:
+    """Return whether all names of *body*, which has so many *colons*, are in *document*.
+
+    False also where that is not cheap to say.
+    """
     names = _count_names(document)
     return names == colons or names == len(_NAME_END.findall(body))
 

@@ -13,7 +13,11 @@ from inserve.frontends.rest_api.turn_queue import Answer, TurnQueue
 
 class Loop:
     def __init__(self) -> None:
+        self.now = 1000.0
         self.calls: list[Callable[[], Any]] = []
+
+    def time(self) -> float:
+        return self.now
 
     def call_soon(self, call: Callable[[], Any]) -> None:
         self.calls.append(call)
@@ -32,11 +36,13 @@ class Scene:
     def __init__(self) -> None:
         self.loop = Loop()
         self.events: list[Any] = []
+        self.seconds_per_request = 0.0
         self.queue = TurnQueue(cast(Any, self.loop), self.begin)
 
     def begin(self, route: Any, body: bytes) -> Answer:
         del route
         self.events.append(b"begin " + body[:4])
+        self.loop.now += self.seconds_per_request
         return json_response(body)
 
 
@@ -97,6 +103,16 @@ def test_no_answer_waits_for_many_requests(scene: Scene) -> None:
     while scene.loop.turn():
         sent.append(scene.events.count(b"take x"))
     assert sent == [16, 32, 40]
+
+
+def test_no_answer_waits_for_long_requests(scene: Scene) -> None:
+    scene.seconds_per_request = 0.3e-3
+    for name in (b"a", b"b", b"c"):
+        scene.queue.arrived(Receiver(scene), name)
+    scene.loop.turn()
+    assert scene.events[3:] == [b"begin a", b"begin b", b"take a", b"take b"]
+    scene.loop.turn()
+    assert scene.events[7:] == [b"begin c", b"take c"]
 
 
 def test_the_only_receiver_is_answered_at_once(scene: Scene) -> None:

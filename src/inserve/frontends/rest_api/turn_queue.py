@@ -18,7 +18,10 @@ from inserve.frontends.rest_api.route import Route
 __all__ = ["Answer", "Receiver", "TurnQueue"]
 
 _MOST_IN_A_TURN = 16
-"""So many requests are answered before the answers are sent."""
+"""So many requests, at the most, are answered before the answers are sent."""
+
+_LONGEST_UNSENT_S = 0.5e-3
+"""For so long answers are kept until they are sent together."""
 
 _LARGE_PIECE_BYTES = 64 << 10
 """What is as large as this is not kept until anything else has arrived."""
@@ -97,7 +100,13 @@ class TurnQueue:
         for receiver, data in arrivals:
             self._have_read(receiver, data)
         requests, self._requests = self._requests, []
-        answers = [(receiver, self._begin(route, body)) for receiver, route, body in requests]
+        answers = []
+        until = self._loop.time() + _LONGEST_UNSENT_S
+        for receiver, route, body in requests:
+            answers.append((receiver, self._begin(route, body)))
+            if self._loop.time() > until:
+                break
+        self._requests = requests[len(answers) :]
         for receiver, answer in answers:
             self._have_taken(receiver, answer)
 
