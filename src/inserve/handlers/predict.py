@@ -115,14 +115,15 @@ class PredictHandler:
             record.model_name = spec.name
         handle = self._find(spec)
         try:
+            servable = handle.servable
             signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME
-            signature = handle.servable.signatures.get(signature_name)
+            signature = servable.signatures.get(signature_name)
             if record is not None:
                 record.version = handle.id.version
                 record.signature_name = "" if signature is None else signature_name
             inputs = bind(signature)
             aliases, arrays = run_signature(
-                handle.servable,
+                servable,
                 signature_name,
                 inputs,
                 _as_is,

@@ -40,17 +40,6 @@ class Lease:
         self._returned.put(self.id)
 
 
-class _Released:
-    __slots__ = ()
-
-    @property
-    def servable(self) -> NoReturn:
-        raise FailedPreconditionError("the servable handle was released: take a new one for each request")
-
-
-_RELEASED: Any = _Released()
-
-
 class ServableHandle(Generic[ServableT_co]):
     """A borrow of one version; ``id`` says which, and stays readable after the release.
 
@@ -62,24 +51,24 @@ class ServableHandle(Generic[ServableT_co]):
     One thread at a time uses a handle; it may be handed to another.
     """
 
-    __slots__ = ("_lease", "id")
+    __slots__ = ("_lease", "id", "servable")
 
     def __init__(self, lease: Lease) -> None:
-        self._lease = lease
+        self._lease: Lease | None = lease
         self.id = lease.id
+        self.servable: ServableT_co = lease.servable
+        """The servable, loaded until this handle is released; after that ``FailedPreconditionError``."""
 
-    @property
-    def servable(self) -> ServableT_co:
-        """The servable, loaded for as long as this handle is not released.
-
-        Raises:
-            FailedPreconditionError: The handle was released.
-        """
-        return self._lease.servable  # type: ignore[no-any-return]
+    def __getattr__(self, name: str) -> NoReturn:
+        if name == "servable":
+            raise FailedPreconditionError("the servable handle was released: take a new one for each request")
+        raise AttributeError(name)
 
     def release(self) -> None:
         """End the borrow; more calls do nothing."""
-        self._lease = _RELEASED
+        if self._lease is not None:
+            self._lease = None
+            del self.servable
 
     def __enter__(self) -> ServableHandle[ServableT_co]:
         return self
@@ -90,7 +79,7 @@ class ServableHandle(Generic[ServableT_co]):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._lease = _RELEASED
+        self.release()
 
     def __repr__(self) -> str:
-        return f"<ServableHandle {self.id}{' released' if self._lease is _RELEASED else ''}>"
+        return f"<ServableHandle {self.id}{' released' if self._lease is None else ''}>"

@@ -31,10 +31,12 @@ class RunCost:
     observation.
     """
 
-    __slots__ = ("_doubted", "_first", "_limits", "_seconds", "on_calling_thread")
+    __slots__ = ("_doubted", "_first", "_limits", "_seconds", "on_calling_thread", "seconds_of_size")
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
+        self.seconds_of_size = self._seconds.get
+        """Called with the ``int.bit_length`` of the bytes of an input: ``estimate_s``, in one step."""
         self._first: set[int] = set()
         self._doubted: dict[int, float] = {}
         self._limits: dict[int, float] = {}

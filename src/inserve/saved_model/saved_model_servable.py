@@ -61,6 +61,7 @@ class SignatureRun:
         "_pool_runs",
         "_run",
         "_runner",
+        "_seconds_of_size",
         "_untimed_runs",
         "_would_wait",
         "may_merge",
@@ -86,6 +87,7 @@ class SignatureRun:
         self._cost = cost
         self._would_wait: Callable[[], bool] | None = getattr(runner, "would_wait", None)
         self._estimate = cost.estimate_s
+        self._seconds_of_size = cost.seconds_of_size
         self._on_calling_thread = cost.on_calling_thread.get
         self._untimed_runs = 0
         self._pool_runs = 0
@@ -99,7 +101,7 @@ class SignatureRun:
         size = 0
         for array in arrays:
             size += array.nbytes
-        seconds = self._estimate(size)
+        seconds = self._seconds_of_size(size.bit_length())
         return seconds is not None and seconds <= SHORT_RUN_S
 
     def is_long(self, arrays: Sequence[NDArray[Any]]) -> bool:

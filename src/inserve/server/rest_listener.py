@@ -33,6 +33,7 @@ class RestListener:
         metrics_page: Callable[[], bytes],
     ) -> None:
         self._pool = WorkerPool("inserve-rest-worker", options.max_workers, options.max_queued)
+        answered = services.metrics.answered
         self.app = RestApp(
             RestHandlers(
                 services.predict,
@@ -50,7 +51,7 @@ class RestListener:
                 options.prometheus_path,
             ),
             metrics_page,
-            lambda record, api, code, seconds: services.metrics.answered(record, api, REST, code, seconds),
+            lambda record, api, code, seconds: answered(record, api, REST, code, seconds),
         )
         self._server: RestServer | None = None
         if options.rest:

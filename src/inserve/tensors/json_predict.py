@@ -42,15 +42,19 @@ __all__ = [
 class PredictBody:
     """A parsed body, without a look at its tensors yet."""
 
-    __slots__ = ("_arrays", "_body", "_document", "_types", "is_row", "signature_name")
+    signature_name = ""
+    """Empty where the body names none."""
+
+    _body: bytes | None = None  # where the document holds dense lists
+    _types: Mapping[str, int] | None = None
+    _arrays: dict[str, NDArray[Any]]
 
     def __init__(self, document: dict[str, Any], body: bytes | None = None) -> None:
         self._document = document
-        self._body = body  # where the document holds dense lists
-        self._types: Mapping[str, int] | None = None
-        self._arrays: dict[str, NDArray[Any]]
-        self.signature_name = read_signature_name(document) if "signature_name" in document else ""
-        """Empty where the body names none."""
+        if body is not None:
+            self._body = body
+        if "signature_name" in document:
+            self.signature_name = read_signature_name(document)
         self.is_row = "instances" in document
         """Whether the tensors come row by row, and the answer shall; False without any."""
 

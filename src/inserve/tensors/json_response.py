@@ -38,6 +38,7 @@ _WRITABLE = _FLOATS | {
 }
 
 _dumps = orjson.dumps
+_N = ord("n")  # Python looks for a byte faster than for bytes
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 _PLAIN = frozenset(element_type(number).numpy for number in _WRITABLE - {DataType.DT_STRING})
 
@@ -132,7 +133,7 @@ def _encode(alias: str, tensor: NDArray[Any], data_type: int, depth: int) -> lis
 def _encode_array(array: NDArray[Any]) -> bytes:
     """Return the text of an *array* of numbers or bools with 1 to 64 dimensions."""
     text = _dumps(array, option=_NUMPY)
-    if b"n" in text:  # from null, which is there for what is not finite
+    if _N in text:  # from null, which is there for what is not finite
         return _name_infinities(text, array)
     return text
 

@@ -93,7 +93,7 @@ def _are_ordinary(numbers: Sequence[float]) -> bool:
     """Return whether all *numbers* are 0 or finite and not denormal in single precision."""
     # A loop: of a few numbers it is faster than a generator.
     for number in numbers:  # noqa: SIM110
-        if not (number == 0 or _FLOAT_MIN <= abs(number) <= _FLOAT_MAX):
+        if not (_FLOAT_MIN <= abs(number) <= _FLOAT_MAX or number == 0):
             return False
     return True
 

@@ -9,15 +9,12 @@ import pytest
 
 from inserve.frontends.rest_api.response import Response, json_response
 from inserve.frontends.rest_api.turn_queue import Answer, TurnQueue
+from inserve.testing import ManualClock
 
 
 class Loop:
     def __init__(self) -> None:
-        self.now = 1000.0
         self.calls: list[Callable[[], Any]] = []
-
-    def time(self) -> float:
-        return self.now
 
     def call_soon(self, call: Callable[[], Any]) -> None:
         self.calls.append(call)
@@ -37,12 +34,13 @@ class Scene:
         self.loop = Loop()
         self.events: list[Any] = []
         self.seconds_per_request = 0.0
-        self.queue = TurnQueue(cast(Any, self.loop), self.begin)
+        self.clock = ManualClock()
+        self.queue = TurnQueue(cast(Any, self.loop), self.begin, self.clock.now)
 
     def begin(self, route: Any, body: bytes) -> Answer:
         del route
         self.events.append(b"begin " + body[:4])
-        self.loop.now += self.seconds_per_request
+        self.clock.advance(self.seconds_per_request)
         return json_response(body)
 
 
@@ -118,6 +116,21 @@ def test_no_answer_waits_for_long_requests(scene: Scene) -> None:
 def test_the_only_receiver_is_answered_at_once(scene: Scene) -> None:
     scene.queue.arrived(Receiver(scene), b"a", is_only=True)
     assert scene.events == [b"read a", b"begin a", b"take a"]
+    assert scene.loop.turn() == 0
+
+
+def test_the_loop_stays_awake_for_a_moment_for_a_lone_client_that_asks_again_at_once(scene: Scene) -> None:
+    receiver = Receiver(scene)
+    scene.queue.arrived(receiver, b"a", is_only=True)
+    scene.clock.advance(1.0)
+    scene.queue.arrived(receiver, b"b", is_only=True)
+    assert scene.loop.turn() == 0
+    scene.clock.advance(100e-6)
+    scene.queue.arrived(receiver, b"c", is_only=True)
+    scene.clock.advance(15e-6)
+    assert scene.loop.turn() == 1
+    scene.clock.advance(15e-6)
+    assert scene.loop.turn() == 1
     assert scene.loop.turn() == 0
 
 

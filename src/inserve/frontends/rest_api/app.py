@@ -131,7 +131,8 @@ class RestApp:
         self._handlers = handlers
         self._pool = pool
         self._metrics_page = metrics_page
-        self._on_request = on_request
+        self._on_request = on_request or _hear_nothing
+        self._has_cors = self.options.cors
         self._routes: dict[tuple[RequestKey, str], Route] = {}
 
     # --- routes -----------------------------------------------------------------------------------
@@ -227,31 +228,30 @@ class RestApp:
         Whoever no longer wants the answer cancels the future: then a run that has not started never does.
         """
         started = perf_counter()
-        record = None if self._on_request is None else RequestRecord(route.model_name)
+        record = RequestRecord(route.model_name)
         try:
             answer = route.answer(body, record)
             if not isinstance(answer, Response):
                 return self._pool.submit(self._finish, route, answer, started)
         except Exception as error:
             answer = _failure(route, error)
-        return self._told(route, answer, record, started)
+        if route.is_rest:
+            self._on_request(record, route.api, answer.code, perf_counter() - started)
+            if self._has_cors:
+                return answer._replace(headers=CORS_HEADERS)
+        return answer
 
     def _finish(self, route: Route, rest: Rest, started: float) -> Response:
         """Do the *rest* of a request; runs on the pool."""
-        record = None if self._on_request is None else RequestRecord(route.model_name)
+        record = RequestRecord(route.model_name)
         try:
             response = rest(record)
         except Exception as error:
             response = _failure(route, error)
-        return self._told(route, response, record, started)
-
-    def _told(
-        self, route: Route, response: Response, record: RequestRecord | None, started: float
-    ) -> Response:
-        if self._on_request is not None and record is not None and route.is_rest:
+        if route.is_rest:
             self._on_request(record, route.api, response.code, perf_counter() - started)
-        if self.options.cors and route.is_rest:
-            return response._replace(headers=CORS_HEADERS)
+            if self._has_cors:
+                return response._replace(headers=CORS_HEADERS)
         return response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -326,6 +326,10 @@ class _MetricsRoute:
             text = f"Unexpected path: {full}. Should be {path}"
             return Response(400, b"text/plain", text.encode(), Code.INVALID_ARGUMENT)
         return lambda _: Response(200, b"text/plain", self._page())
+
+
+def _hear_nothing(record: RequestRecord, api: str, code: Code, seconds: float) -> None:
+    del record, api, code, seconds
 
 
 def _spec_of(model: ModelTarget) -> ModelSpec:

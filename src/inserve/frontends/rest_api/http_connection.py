@@ -160,9 +160,10 @@ class HttpConnection(asyncio.Protocol):
         if self._state is not _WAITING:
             return  # the client is gone
         self._state = _RUNNING
-        if isinstance(answer, Response):
+        if type(answer) is Response:
             self._finish_request(answer)
         else:
+            assert isinstance(answer, Future)
             self._future = answer
             answer.add_done_callback(self._tell_loop)
 
@@ -336,8 +337,12 @@ class HttpConnection(asyncio.Protocol):
             self._end()
             return
         self._send(self._front.head_of(response, request.connection), response.body)
-        if not self._is_writing_paused:
-            self._go_on()
+        if self._buffer or self._is_reading_paused or self._has_ended or self._is_writing_paused:
+            if not self._is_writing_paused:
+                self._go_on()
+        else:
+            self._state = _HEAD
+            self._since = self._front.now
 
     def _send(self, head: bytes, body: bytes) -> None:
         if len(body) <= _JOINED_BYTES:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, TypeAlias
@@ -22,6 +24,11 @@ _MOST_IN_A_TURN = 16
 
 _LONGEST_UNSENT_S = 0.5e-3
 """For so long answers are kept until they are sent together."""
+
+_LINGER_S = 20e-6
+_LONGEST_GAP_S = 200e-6
+"""A lone client that has its answer often asks again at once, and falling asleep and waking up takes longer
+than its next request. If the last one came so soon after an answer, the loop stays awake for a moment."""
 
 _LARGE_PIECE_BYTES = 64 << 10
 """What is as large as this is not kept until anything else has arrived."""
@@ -50,24 +57,37 @@ class Receiver(Protocol):
 class TurnQueue:
     """Collects until the loop has asked the system for all that is there; lives on *loop*.
 
-    *begin* gets the route and the body of a request, and never raises.
+    *begin* gets the route and the body of a request, and never raises. *now* is the time in seconds; that
+    of the loop stands still within a turn.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         begin: Callable[[Route, bytes], Answer],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._loop = loop
         self._begin = begin
+        self._now = now
         self._arrivals: list[tuple[Receiver, bytes]] = []
         self._requests: list[tuple[Receiver, Route, bytes]] = []
         self._is_scheduled = False
+        self._is_lingering = False
+        self._ended = -math.inf
+        """When the only receiver was last answered."""
 
     def arrived(self, receiver: Receiver, data: bytes, is_only: bool = False) -> None:
         """Have *receiver* read *data* in its turn, which is now if it is the only one there is."""
         self._arrivals.append((receiver, data))
-        if is_only or len(data) >= _LARGE_PIECE_BYTES:
+        if is_only:
+            gap_s = self._now() - self._ended
+            self.drain()
+            self._ended = self._now()
+            if gap_s < _LONGEST_GAP_S and not self._is_lingering:
+                self._is_lingering = True
+                self._loop.call_soon(self._linger)
+        elif len(data) >= _LARGE_PIECE_BYTES:
             self.drain()
         elif not self._is_scheduled:
             self._schedule()
@@ -95,33 +115,35 @@ class TurnQueue:
         if self._arrivals or self._requests:
             self._schedule()
 
+    def _linger(self) -> None:
+        """Have the loop ask the system again at once, instead of going to sleep."""
+        if self._now() - self._ended < _LINGER_S:
+            self._loop.call_soon(self._linger)
+        else:
+            self._is_lingering = False
+
     def _work(self) -> None:
         arrivals, self._arrivals = self._arrivals[:_MOST_IN_A_TURN], self._arrivals[_MOST_IN_A_TURN:]
         for receiver, data in arrivals:
-            self._have_read(receiver, data)
+            try:
+                receiver.read(data)
+            except Exception:  # noqa: PERF203 - one connection fails, not the others
+                _fail(receiver)
         requests, self._requests = self._requests, []
         answers = []
-        until = self._loop.time() + _LONGEST_UNSENT_S
+        until = self._now() + _LONGEST_UNSENT_S
         for receiver, route, body in requests:
             answers.append((receiver, self._begin(route, body)))
-            if self._loop.time() > until:
+            if self._now() > until:
                 break
         self._requests = requests[len(answers) :]
         for receiver, answer in answers:
-            self._have_taken(receiver, answer)
+            try:
+                receiver.take(answer)
+            except Exception:  # noqa: PERF203 - one connection fails, not the others
+                _fail(receiver)
 
-    # One connection fails, not the others.
 
-    def _have_read(self, receiver: Receiver, data: bytes) -> None:
-        try:
-            receiver.read(data)
-        except Exception:
-            _LOGGER.exception("A connection has failed")
-            receiver.abort()
-
-    def _have_taken(self, receiver: Receiver, answer: Answer) -> None:
-        try:
-            receiver.take(answer)
-        except Exception:
-            _LOGGER.exception("A connection has failed")
-            receiver.abort()
+def _fail(receiver: Receiver) -> None:
+    _LOGGER.exception("A connection has failed")
+    receiver.abort()
