@@ -162,9 +162,7 @@ def main() -> None:
     def median_ratio(a: str, b: str) -> float:
         return statistics.median(x / y for x, y in zip(rates[a], rates[b], strict=True))
 
-    report(
-        "Predict on the native transport / echo on it", median_ratio("native", "echo"), 0.33, at_most=False
-    )
+    report("Predict on the native transport / echo on it", median_ratio("native", "echo"), 0.5, at_most=False)
     report(
         "Predict on it with batching, calls received together / echo",
         median_ratio("batched", "echo"),

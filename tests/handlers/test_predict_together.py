@@ -13,15 +13,14 @@ from inserve.batching.batch_scheduler import BatchScheduler
 from inserve.batching.batching_session import batch_models
 from inserve.errors import InvalidArgumentError, NotFoundError
 from inserve.handlers.model_spec import ModelSpec
-from inserve.handlers.placement import WouldBlock
 from inserve.handlers.predict import PredictHandler
-from inserve.handlers.predict_codec import MalformedRequestError
 from inserve.handlers.predict_together import PredictTogether
 from inserve.handlers.request_tap import RequestTap
 from inserve.lifecycle.servable_handle import Lease, ServableHandle
 from inserve.lifecycle.servable_id import ServableId
 from inserve.protos import messages
 from inserve.saved_model.saved_model_servable import SavedModelServable, SignatureRun
+from inserve.tensorflow_c.interface import Executor
 from inserve.tensorflow_c.load_saved_model import load_saved_model
 
 MODELS = Path(__file__).resolve().parents[1] / "golden" / "models"
@@ -45,8 +44,9 @@ class Scene:
     def __init__(self, servable: SavedModelServable) -> None:
         finder: Any = OneServable(servable)
         tap = RequestTap()
+        self.servable = servable
         self.alone = PredictHandler(finder, tap=tap)
-        self.together = PredictTogether(self.alone, finder, False, tap)
+        self.together = PredictTogether(finder, False, tap)
         self.rows: list[int] = []
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,9 +59,10 @@ class Scene:
         monkeypatch.setattr(SignatureRun, "run", run)
         monkeypatch.setattr(SignatureRun, "is_short", lambda *_: True)
 
-    def ask(self, *requests: bytes) -> list[Any]:
+    def ask(self, *requests: bytes) -> list[list[float] | None]:
+        """Return the values of those that were answered together, None for the others."""
         answered = self.together.answer(requests, [None] * len(requests))
-        return [self.values(answer) if isinstance(answer, bytes) else type(answer) for answer, _ in answered]
+        return [None if known is None else self.values(known.answer) for known in answered]
 
     @staticmethod
     def values(response: bytes) -> list[float]:
@@ -107,22 +108,22 @@ def test_requests_for_the_same_are_one_run_and_each_gets_its_rows(scene: Scene) 
 
 def test_an_answer_is_the_one_that_the_request_gets_alone(scene: Scene) -> None:
     asked = [request(2.0), request(4.0), request(6.0)]
-    together = [answer for answer, _ in scene.together.answer(asked, [None] * 3)]
+    together = [known and known.answer for known in scene.together.answer(asked, [None] * 3)]
     alone = [scene.alone.predict_message(one, None, True) for one in asked]
     assert together == alone
 
 
 def test_no_run_has_more_rows_than_the_largest_batch(scene: Scene) -> None:
-    assert scene.ask(*(request(2.0, 2.0) for _ in range(9))) == [[4.0] * 2] * 9
-    assert scene.rows == [8, 8, 2]
+    assert scene.ask(*(request(2.0, 2.0) for _ in range(9))) == [*[[4.0] * 2] * 8, None]
+    assert scene.rows == [8, 8]
 
 
-def test_two_requests_are_run_one_after_the_other(scene: Scene) -> None:
-    assert scene.ask(request(2.0), request(4.0)) == [[4.0], [5.0]]
-    assert scene.rows == [1, 1]
+def test_two_requests_are_left_to_be_answered_alone(scene: Scene) -> None:
+    assert scene.ask(request(2.0), request(4.0)) == [None, None]
+    assert scene.rows == []
 
 
-def test_a_bad_request_fails_alone(scene: Scene) -> None:
+def test_a_bad_request_is_left_to_fail_alone(scene: Scene) -> None:
     answers = scene.ask(
         request(2.0),
         request(4.0, dtype=3),
@@ -131,7 +132,7 @@ def test_a_bad_request_fails_alone(scene: Scene) -> None:
         request(1.0, model="nothing"),
         request(8.0),
     )
-    assert answers == [[4.0], InvalidArgumentError, MalformedRequestError, [6.0], NotFoundError, [7.0]]
+    assert answers == [[4.0], None, None, [6.0], None, [7.0]]
     assert scene.rows == [3]
 
 
@@ -139,14 +140,17 @@ def test_other_signatures_models_and_outputs_are_other_runs(scene: Scene) -> Non
     other = messages.PredictRequest.FromString(request(3.0))
     other.output_filter.append("y")
     same = [request(2.0), request(3.0), request(4.0)]
-    scene.ask(*same, other.SerializeToString(), request(4.0, signature="nothing"))
-    assert scene.rows == [3, 1]
+    answers = scene.ask(*same, other.SerializeToString(), request(4.0, signature="nothing"))
+    assert answers[3:] == [None, None]
+    assert scene.rows == [3]
 
 
 def test_what_is_known_of_each_request_is_told(scene: Scene) -> None:
     answered = scene.together.answer([request(2.0), request(4.0), request(6.0)], [None] * 3)
     assert scene.rows == [3]
-    for _, record in answered:
+    for known in answered:
+        assert known is not None
+        record = known.record
         assert (record.model_name, record.version, record.signature_name) == (
             "half_plus_two", 2, "serving_default",
         )  # fmt: skip
@@ -165,24 +169,22 @@ def test_a_merged_run_has_the_nearest_of_the_deadlines(scene: Scene, monkeypatch
     assert seen == [3.0]
 
 
-def test_a_model_that_is_not_batched_is_run_request_by_request(
+def test_a_model_whose_rows_may_not_be_merged_is_left_alone(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SavedModelServable, "row_limit", 0)
-    assert scene.ask(request(2.0), request(4.0), request(6.0)) == [[4.0], [5.0], [6.0]]
-    assert scene.rows == [1, 1, 1]
+    assert scene.ask(request(2.0), request(4.0), request(6.0)) == [None] * 3
+    assert scene.rows == []
 
 
-def test_requests_of_a_merged_run_that_fails_are_run_alone(
+def test_requests_of_a_merged_run_that_fails_are_left_to_be_run_alone(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail_together(run: SignatureRun, arrays: Any, timeout_s: float | None = None) -> list[Any]:
-        if len(arrays[0]) > 1:
-            raise InvalidArgumentError("one of them is bad")
-        return [np.asarray(arrays[0])]
+    def fail(run: SignatureRun, arrays: Any, timeout_s: float | None = None) -> list[Any]:
+        raise InvalidArgumentError("one of them is bad")
 
-    monkeypatch.setattr(SignatureRun, "run", fail_together)
-    assert scene.ask(request(2.0), request(4.0), request(6.0)) == [[2.0], [4.0], [6.0]]
+    monkeypatch.setattr(SignatureRun, "run", fail)
+    assert scene.ask(request(2.0), request(4.0), request(6.0)) == [None] * 3
 
 
 def test_outputs_without_the_rows_of_the_inputs_are_noticed_once(
@@ -197,8 +199,8 @@ def test_outputs_without_the_rows_of_the_inputs_are_noticed_once(
     monkeypatch.setattr(SignatureRun, "run", mean)
     try:
         for _ in range(2):
-            assert scene.ask(request(2.0), request(4.0), request(6.0)) == [[2.0], [4.0], [6.0]]
-        assert runs == [3, 1, 1, 1, 1, 1, 1]
+            assert scene.ask(request(2.0), request(4.0), request(6.0)) == [None] * 3
+        assert runs == [3]
     finally:
         run = servable.prepared_run("serving_default", ())
         assert run is not None
@@ -207,7 +209,7 @@ def test_outputs_without_the_rows_of_the_inputs_are_noticed_once(
 
 def test_long_runs_are_left_to_a_thread_that_may_wait(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SignatureRun, "is_short", lambda *_: False)
-    assert scene.ask(request(2.0), request(4.0), request(6.0)) == [WouldBlock] * 3
+    assert scene.ask(request(2.0), request(4.0), request(6.0)) == [None] * 3
     assert scene.rows == []
 
 
@@ -215,6 +217,81 @@ def test_a_merged_run_that_is_known_to_be_long_is_made_now_and_then_only(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SignatureRun, "is_long", lambda _, arrays: len(arrays[0]) > 1)
-    for _ in range(32):
-        assert scene.ask(request(2.0), request(4.0), request(6.0)) == [[4.0], [5.0], [6.0]]
-    assert scene.rows == [1] * 93 + [3]
+    for _ in range(31):
+        assert scene.ask(request(2.0), request(4.0), request(6.0)) == [None] * 3
+    assert scene.ask(request(2.0), request(4.0), request(6.0)) == [[4.0], [5.0], [6.0]]
+
+
+# --- without batching -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def row_wise() -> Iterator[Scene]:
+    """A scene over a model that is not batched and whose graph proves that rows do not meet."""
+    servable = SavedModelServable(load_saved_model(str(MODELS / "half_plus_two" / "2")), merge_row_wise=True)
+    run = servable.signature_run(servable.signatures["serving_default"], ())
+    for rows in (1, 2, 3, 100):
+        run.settle_cost([np.ones(rows, np.float32)], 1e-5)
+    yield Scene(servable)
+    servable.close()
+
+
+def runner_rows(scene: Scene, servable: SavedModelServable, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return what grows by rows and executor of each run from now on."""
+    run = servable.prepared_run("serving_default", ())
+    assert run is not None
+    runs: list[Any] = []
+    real = run._runner.run
+
+    def noted(arrays: Any, timeout_s: float | None = None, executor: Executor = Executor.POOL) -> Any:
+        runs.append((len(arrays[0]), executor))
+        return real(arrays, timeout_s, executor)
+
+    monkeypatch.setattr(run, "_run", noted)
+    return runs
+
+
+def test_requests_of_a_model_without_batching_are_one_run_where_its_graph_proves_that_rows_do_not_meet(
+    row_wise: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = runner_rows(row_wise, row_wise.servable, monkeypatch)
+    asked = [request(2.0), request(4.0, 6.0), request(8.0)]
+    assert row_wise.ask(*asked) == [[4.0], [5.0, 6.0], [7.0]]
+    assert runs == [(4, Executor.CALLING_THREAD)]
+
+
+def test_such_a_model_is_left_alone_where_nobody_allowed_it(row_wise: Scene) -> None:
+    servable = SavedModelServable(load_saved_model(str(MODELS / "half_plus_two" / "2")))
+    run = servable.signature_run(servable.signatures["serving_default"], ())
+    assert not run.is_row_wise
+    servable.close()
+
+
+def test_a_graph_that_proves_nothing_is_left_alone() -> None:
+    servable = SavedModelServable(load_saved_model(str(MODELS / "cnn" / "1")), merge_row_wise=True)
+    assert not any(
+        servable.signature_run(signature, ()).is_row_wise for signature in servable.signatures.values()
+    )
+    servable.close()
+
+
+def test_runs_that_do_not_belong_on_the_calling_thread_are_left_alone(row_wise: Scene) -> None:
+    run = row_wise.servable.prepared_run("serving_default", ())
+    assert run is not None
+    run.settle_cost([np.ones(1, np.float32)], 1.0)
+    assert row_wise.ask(request(2.0), request(4.0), request(6.0)) == [None] * 3
+
+
+def test_more_elements_than_one_thread_works_on_are_left_alone(row_wise: Scene) -> None:
+    run = row_wise.servable.prepared_run("serving_default", ())
+    assert run is not None
+    large = [1.0] * 12_000
+    run.settle_cost([np.ones(len(large), np.float32)], 1e-5)
+    assert row_wise.ask(request(*large), request(2.0), request(4.0)) == [None] * 3
+    assert row_wise.ask(request(2.0), request(4.0), request(6.0)) != [None] * 3
+
+
+def test_a_deadline_that_is_near_is_left_to_a_run_that_can_be_ended(row_wise: Scene) -> None:
+    asked = [request(2.0), request(4.0), request(6.0)]
+    assert list(row_wise.together.answer(asked, [None, 1e-6, 1.0])) == [None] * 3
+    assert None not in row_wise.together.answer(asked, [None, 1.0, 1.0])

@@ -33,6 +33,15 @@ def test_any_other_graph_does_not(operation: bytes) -> None:
     assert not parse_meta_graph(meta_graph_with(b"\x0a\x04node\x12" + operation)).needs_checked_shapes
 
 
+def test_a_graph_is_kept_where_it_is_small() -> None:
+    assert parse_meta_graph(meta_graph_with(b"\x0a\x04node")).small_graph == b"\x0a\x04node"
+    assert parse_meta_graph(meta_graph_with(bytes(2 << 20))).small_graph == b""
+
+
+def test_a_graph_in_two_parts_is_not_looked_at_closely() -> None:
+    assert parse_meta_graph(meta_graph_with(b"\x0a\x00") + meta_graph_with(b"\x0a\x01a")).small_graph == b""
+
+
 def test_the_name_counts_in_the_graph_alone() -> None:
     elsewhere = encode_length_delimited_header(1, 6) + b"Conv2D"
     assert not parse_meta_graph(elsewhere + meta_graph_with(b"MatMul")).needs_checked_shapes

@@ -1,6 +1,7 @@
 """Predict requests that arrive together: those that ask one model for the same are one run of it.
 
-Only where the rows of requests may be merged at all, which is where the model is batched.
+Only where the rows of requests may be merged at all: where the model is batched, and where its graph proves
+that every row has the answer that it has alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from inserve.errors import InserveError
 from inserve.handlers.model_spec import DEFAULT_SIGNATURE_NAME, ModelSpec, ServableFinder
-from inserve.handlers.predict import PredictHandler, decode_input
+from inserve.handlers.predict import decode_input
 from inserve.handlers.predict_codec import (
     PredictCall,
     decode_predict_request,
@@ -32,12 +33,14 @@ FEWEST_TOGETHER = 3
 
 _DECLINED_BETWEEN_TRIES = 32
 
+_MOST_ROW_WISE_ROWS = 1024
+
 
 class Answered(NamedTuple):
-    """What becomes of one request."""
+    """A request that was answered together with others."""
 
-    answer: bytes | BaseException
-    """The serialized response, or what ``PredictHandler.predict_message`` would have raised."""
+    answer: bytes
+    """The serialized response."""
     record: RequestRecord
 
 
@@ -53,41 +56,44 @@ _Group: TypeAlias = "list[tuple[int, PredictCall]]"
 
 
 class PredictTogether:
-    """Answers many requests at once, on a thread that must stay free; called by many threads.
+    """Answers requests that have company, on a thread that must stay free; called by many threads.
 
-    *handler* answers those that have no company. *as_content* and *tap* are its own.
+    *as_content* and *tap* are those of the ``PredictHandler`` that answers the others.
     """
 
-    def __init__(
-        self, handler: PredictHandler, finder: ServableFinder, as_content: bool, tap: RequestTap
-    ) -> None:
-        self._handler = handler
+    def __init__(self, finder: ServableFinder, as_content: bool, tap: RequestTap) -> None:
         self._find = finder.find
         self._as_content = as_content
         self._tap = tap
         self._num_declined = 0
 
-    def answer(self, requests: Sequence[bytes], timeouts_s: Sequence[float | None]) -> list[Answered]:
+    def answer(
+        self, requests: Sequence[bytes], timeouts_s: Sequence[float | None]
+    ) -> Sequence[Answered | None]:
         """Return what becomes of each of *requests*, in their order; *timeouts_s* count from now.
 
-        A request that fails fails alone: where a merged run does, each of its requests is run by itself.
-        The answer of one whose run is not known to be short is ``WouldBlock``.
+        None for those that are to be answered alone: they have no company, or something is wrong with them,
+        or a run that held them failed.
         """
         answers: list[Answered | None] = [None] * len(requests)
-        if len(requests) >= FEWEST_TOGETHER and not self._tap.listeners:
-            for group in _groups(requests):
-                self._answer_group(group, timeouts_s, answers)
-        return [
-            self._answer_one(request, timeout_s) if answer is None else answer
-            for request, timeout_s, answer in zip(requests, timeouts_s, answers, strict=True)
-        ]
+        if len(requests) < FEWEST_TOGETHER or self._tap.listeners or not self._may_merge(requests[0]):
+            return answers
+        for group in _groups(requests):
+            self._answer_group(group, timeouts_s, answers)
+        return answers
 
-    def _answer_one(self, request: bytes, timeout_s: float | None) -> Answered:
-        record = RequestRecord()
+    def _may_merge(self, request: bytes) -> bool:
+        """Return whether the model of one of the requests lets merge any, so that a look at all may pay."""
         try:
-            return Answered(self._handler.predict_message(request, timeout_s, False, record), record)
-        except BaseException as error:
-            return Answered(error, record)
+            spec, _, output_filter = decode_predict_request(request)
+            with self._find(spec) as handle:
+                assert spec is not None
+                run = handle.servable.prepared_run(
+                    spec.signature_name or DEFAULT_SIGNATURE_NAME, output_filter
+                )
+                return run is not None and (run.is_row_wise or handle.servable.row_limit > 1)
+        except InserveError:
+            return True
 
     def _answer_group(
         self, group: _Group, timeouts_s: Sequence[float | None], answers: list[Answered | None]
@@ -101,9 +107,9 @@ class PredictTogether:
             return
         try:
             servable = handle.servable
-            limit = servable.row_limit
             signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME
             run = servable.prepared_run(signature_name, output_filter)
+            limit = _MOST_ROW_WISE_ROWS if run is not None and run.is_row_wise else servable.row_limit
             if limit < 2 or run is None or run.signature is None or not run.may_merge:
                 return
             members = _members(group, servable, run)
@@ -124,14 +130,13 @@ class PredictTogether:
         answers: list[Answered | None],
     ) -> None:
         merged = [np.concatenate(parts) for parts in zip(*(member.arrays for member in chunk), strict=True)]
-        # Of a size that never ran nothing is known, but that it hardly takes longer than its parts in turn.
-        if not run.is_short(chunk[0].arrays) or (run.is_long(merged) and self._stays_declined()):
-            return
         limits = [limit for member in chunk if (limit := timeouts_s[member.number]) is not None]
         started = perf_counter()
         try:
-            outputs = run.run(merged, min(limits, default=None))
+            outputs = self._run(chunk, run, merged, min(limits, default=None))
         except InserveError:
+            return
+        if outputs is None:
             return
         run_s = perf_counter() - started
         rows = sum(member.rows for member in chunk)
@@ -150,6 +155,20 @@ class PredictTogether:
             own = zip(run.output_aliases, parts, strict=True)
             response = encode_predict_response(own, name, version, signature_name, self._as_content)
             answers[member.number] = Answered(response, record)
+
+    def _run(
+        self,
+        chunk: Sequence[_Member],
+        run: SignatureRun,
+        merged: Sequence[NDArray[Any]],
+        timeout_s: float | None,
+    ) -> list[NDArray[Any]] | None:
+        if run.is_row_wise:
+            return run.run_row_wise([member.arrays for member in chunk], merged, timeout_s)
+        # Of a size that never ran nothing is known, but that it hardly takes longer than its parts in turn.
+        if not run.is_short(chunk[0].arrays) or (run.is_long(merged) and self._stays_declined()):
+            return None
+        return run.run(merged, timeout_s)
 
     def _stays_declined(self) -> bool:
         """Return whether a run that was long so far is not tried.

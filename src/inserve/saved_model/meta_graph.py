@@ -45,6 +45,9 @@ _LOOPING_OPERATIONS = (b"While", b"NextIteration", b"ReduceDataset", b"MapDefun"
 """Parts of the names of operations that repeat others as often as the values of inputs say."""
 
 
+_SMALL_GRAPH_BYTES = 1 << 20
+
+
 class MetaGraph(NamedTuple):
     """The signatures of a meta graph, and what has to be known of its graph."""
 
@@ -55,6 +58,8 @@ class MetaGraph(NamedTuple):
     """Whether the graph has operations that no input of a wrong rank may reach."""
     has_loops: bool
     """Whether a run may take as long as the values of its inputs say, whatever their size."""
+    small_graph: bytes
+    """The serialized ``tensorflow.GraphDef``; empty where it is too large to be looked at closely."""
 
 
 def parse_meta_graph(serialized: bytes) -> MetaGraph:
@@ -66,10 +71,12 @@ def parse_meta_graph(serialized: bytes) -> MetaGraph:
         InvalidArgumentError: Not a MetaGraphDef, or a signature that cannot be read.
     """
     entries = []
+    graphs = []
     needs_checked_shapes = has_loops = False
     try:
         for number, start, end in _length_delimited_fields(serialized):
             if number == _GRAPH_DEF:
+                graphs.append((start, end))
                 needs_checked_shapes |= any(
                     serialized.find(name, start, end) >= 0 for name in _ABORTING_OPERATIONS
                 )
@@ -84,7 +91,12 @@ def parse_meta_graph(serialized: bytes) -> MetaGraph:
         }
     except (DecodeError, ValueError, IndexError) as error:
         raise InvalidArgumentError(f"the MetaGraphDef of the SavedModel cannot be read: {error}") from error
-    return MetaGraph(signatures, signature_def_map, needs_checked_shapes, has_loops)
+    small_graph = b""
+    if len(graphs) == 1:
+        start, end = graphs[0]
+        if end - start <= _SMALL_GRAPH_BYTES:
+            small_graph = serialized[start:end]
+    return MetaGraph(signatures, signature_def_map, needs_checked_shapes, has_loops, small_graph)
 
 
 def _length_delimited_fields(serialized: bytes) -> Iterator[tuple[int, int, int]]:

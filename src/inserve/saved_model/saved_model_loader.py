@@ -57,6 +57,8 @@ class SavedModelOptions:
     """The folder where results are kept for the next start; None: ``INSERVE_CACHE_DIR`` or a folder in
     the user's cache; empty: they are not kept."""
 
+    merge_row_wise: bool = False
+    """See ``SavedModelServable``."""
     devices: str = ""
     """What tells machines apart whose processors are the same: figures of one are not used on another."""
 
@@ -166,7 +168,7 @@ class _Version:
     def open(self, config: bytes) -> SavedModelServable:
         model = self._load_saved_model(self._path, self._options.tags, config)
         try:
-            return SavedModelServable(model, self._options.check_shapes)
+            return SavedModelServable(model, self._options.check_shapes, self._options.merge_row_wise)
         except BaseException:
             model.close()
             raise

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from inserve.saved_model.meta_graph import parse_meta_graph
+from inserve.saved_model.row_wise import row_wise_signatures
 from inserve.saved_model.run_cost import SHORT_RUN_S, RunCost
 from inserve.saved_model.signature import Signature
 from inserve.saved_model.tuning import Tuning
@@ -33,6 +34,9 @@ _POOL_RUNS_BETWEEN_PROBES = 64
 
 _UNTIMED_RUNS = 7
 """How many short runs follow a timed one before the next is timed."""
+
+_MOST_ROW_WISE_BYTES = 64 << 10
+"""Kernels share out elements to TensorFlow's threads from some 100,000 on."""
 
 _CALLING_THREAD = Executor.CALLING_THREAD
 _POOL = Executor.POOL
@@ -64,6 +68,7 @@ class SignatureRun:
         "_seconds_of_size",
         "_untimed_runs",
         "_would_wait",
+        "is_row_wise",
         "may_merge",
         "output_aliases",
         "signature",
@@ -81,6 +86,9 @@ class SignatureRun:
         """The signature that ``run`` runs; None for a run of tensors by name."""
         self.may_merge = True
         """Whether rows of several requests may be one run; not once its outputs were seen to lack rows."""
+        self.is_row_wise = False
+        """Whether the graph proves that rows of several requests may be one run although nobody asked for
+        batches; see ``row_wise``. Such a run is ``run_row_wise``."""
         self._is_predictable = is_predictable
         self._runner = runner
         self._run = runner.run
@@ -141,6 +149,34 @@ class SignatureRun:
             self._untimed_runs = 0
         return outputs
 
+    def run_row_wise(
+        self,
+        requests: Sequence[Sequence[NDArray[Any]]],
+        merged: Sequence[NDArray[Any]],
+        limit_s: float | None,
+    ) -> list[NDArray[Any]] | None:
+        """Return the outputs of *requests* in one run of *merged*, which has all their rows in order.
+
+        None where some might have other bits than alone: TensorFlow takes denormal numbers for zero on its
+        own threads, so all must belong on the calling thread, and be too few to be shared out to others.
+        None also where *limit_s*, seconds until the nearest deadline, may not be enough.
+
+        Raises:
+            InserveError: What TensorFlow said.
+        """
+        size, seconds = 0, 0.0
+        for arrays in requests:
+            own = sum(array.nbytes for array in arrays)
+            own_s = self._on_calling_thread(own.bit_length())
+            if own_s is None:
+                return None
+            size, seconds = size + own, seconds + own_s
+        if size > _MOST_ROW_WISE_BYTES or seconds > SHORT_RUN_S:
+            return None
+        if limit_s is not None and limit_s <= _DEADLINE_MARGIN * seconds:
+            return None
+        return self._run(merged, None, _CALLING_THREAD)
+
     def _probing(self, size: int, timeout_s: float | None) -> Executor:
         """Return the pool, and now and then the calling thread.
 
@@ -187,10 +223,12 @@ class SignatureRun:
 class SavedModelServable:
     """A version of a model in memory; any number of threads may use it at once.
 
-    *check_shapes* makes ``SignatureRun`` inputs subject to the shapes the signature states.
+    *check_shapes* makes ``SignatureRun`` inputs subject to the shapes the signature states. *merge_row_wise*
+    lets callers run requests that they have at the same time as one, where the graph proves that each has the
+    same answer as alone; for models on processors, run by TensorFlow's own kernels.
     """
 
-    def __init__(self, model: LoadedModel, check_shapes: bool = True) -> None:
+    def __init__(self, model: LoadedModel, check_shapes: bool = True, merge_row_wise: bool = False) -> None:
         meta_graph = parse_meta_graph(model.meta_graph_def)
         self.signatures: Mapping[str, Signature] = meta_graph.signatures
         self.signature_def_map: bytes = meta_graph.signature_def_map
@@ -202,6 +240,10 @@ class SavedModelServable:
         self._runs: dict[tuple[str, tuple[str, ...]], SignatureRun] = {}
         self._runs_of_all_outputs: dict[str, SignatureRun] = {}
         self._is_predictable = not meta_graph.has_loops
+        self._row_wise: frozenset[str] = frozenset()
+        # Where a model is batched its options say what may be merged.
+        if merge_row_wise and self.check_shapes and self._is_predictable and not hasattr(model, "row_limit"):
+            self._row_wise = row_wise_signatures(meta_graph.small_graph, self.signatures)
         self._tensor_runs: _TensorRuns = {}
         self._string_runs: _TensorRuns = {}
         """Kept apart: callers choose the others, and could leave no place for these."""
@@ -274,6 +316,7 @@ class SavedModelServable:
                 [signature.outputs[alias].tensor_name for alias in aliases],
             )
             run = SignatureRun(runner, aliases, self._costs[signature.key], signature, self._is_predictable)
+            run.is_row_wise = signature.key in self._row_wise
             if self._observer is not None:
                 run.tell(self._observer)
             if not output_filter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from inserve.batching.options import BatchingOptions, check_queue_options
 from inserve.errors import FailedPreconditionError, NotFoundError
 from inserve.handlers.prediction_log import prediction_log_replay
 from inserve.metrics.serving_metrics import ServingMetrics
+from inserve.protos import messages
 from inserve.replicas.replicated_session import replicate
 from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions
 from inserve.server.counted_loader import CountedLoader
@@ -55,6 +57,8 @@ class ModelLoading:
             options.tuning_budget,
             options.cache_dir,
         )
+        config = messages.ConfigProto.FromString(self._model_options.session_config)
+        self._has_usual_kernels = not config.HasField("graph_options") and "TF_XLA_FLAGS" not in os.environ
         self._replay = prediction_log_replay(options.enable_signature_method_name_check, metrics.warmup_run)
         self._batching = options.batching_options()
         self._lock = threading.Lock()
@@ -87,7 +91,12 @@ class ModelLoading:
             self._note_devices(path, devices)
         if self._scheduler is not None:
             self._note_name(self._scheduler, name, path)
-        options = replace(self._model_options, devices=",".join([*self._seen_devices, "", *devices]))
+        is_on_processors = not devices and all(name.startswith("CPU:") for name in self._seen_devices)
+        options = replace(
+            self._model_options,
+            devices=",".join([*self._seen_devices, "", *devices]),
+            merge_row_wise=is_on_processors and self._has_usual_kernels,
+        )
         return CountedLoader(path, options, self._load, self._replay, self._metrics, devices)
 
     def see_devices(self, names: Iterable[str]) -> None:

@@ -59,7 +59,7 @@ class Services:
             finder, options.serialize_as_tensor_content, check_method, self.request_tap
         )
         self._predict_together = PredictTogether(
-            self.predict, finder, options.serialize_as_tensor_content, self.request_tap
+            finder, options.serialize_as_tensor_content, self.request_tap
         )
         self.classify = ClassifyHandler(finder, check_method, self.request_tap)
         self.regress = RegressHandler(finder, check_method, self.request_tap)
@@ -75,9 +75,10 @@ class Services:
         self.health = HealthHandler(model_state)
 
     def together_methods(self) -> TogetherTable:
-        """Return the methods that take several calls at once; none unless rows of requests may be merged."""
+        """Return the methods that take several calls at once; none to the letter of TensorFlow Serving."""
         batching = self._options.batching_options()
-        if batching is None or batching.strict or self._options.enable_signature_method_name_check:
+        is_strict = batching is not None and batching.strict
+        if is_strict or self._options.enable_signature_method_name_check:
             return {}
         return predict_together_method(self._predict_together, self.metrics)
 

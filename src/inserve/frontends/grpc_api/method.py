@@ -51,10 +51,9 @@ under ``inserve.grpc`` and sent as INTERNAL with the text ``internal error``.
 MethodTable: TypeAlias = Mapping[str, Method]
 """Methods by full path, ``/package.Service/Method``."""
 
-TogetherMethod: TypeAlias = Callable[
-    [Sequence[bytes], Sequence[CallContext]], "Sequence[bytes | BaseException]"
-]
-"""A method for calls that a transport has received together: the answer, or the error, of each."""
+TogetherMethod: TypeAlias = Callable[[Sequence[bytes], Sequence[CallContext]], "Sequence[bytes | None]"]
+"""A method for calls that a transport has received together: the answer of each, or None for those that the
+``Method`` of the same path is to answer."""
 
 TogetherTable: TypeAlias = Mapping[str, TogetherMethod]
 """Methods by path that also take several calls at once; transports may use them, and need not."""

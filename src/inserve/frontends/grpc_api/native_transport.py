@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -36,11 +37,12 @@ NATIVE_CHANNEL_ARGUMENTS: dict[str, str] = {
 """gRPC channel arguments that the native front honours -> its own names for them."""
 
 _BATCH_SIZE = 64
-_IO_THREADS = 2
 
 _MOST_UNSENT = 8
 _LONGEST_UNSENT_S = 0.3e-3
 """For so long answers are kept, up to 8 of them, until they are sent together."""
+
+_LOGGER = logging.getLogger("inserve.grpc")
 
 _RECEIVE_TIMEOUT_MS = 100
 """Closing a front wakes one of the threads that wait for calls; the others notice after this long."""
@@ -52,6 +54,11 @@ _FLUSH_LIMIT_S = 1.0
 """How long after the last answer calls that have not ended for the front are waited for."""
 
 _LOOK_EVERY_S = 0.005
+
+
+def _io_threads() -> int:
+    """Return how many threads of a front carry connections: a second one is only in the way of others."""
+    return 1 if (os.cpu_count() or 1) < 4 else 2
 
 
 def _receiver_threads() -> int:
@@ -132,7 +139,8 @@ class NativeTransport:
         return path
 
 
-_Call: TypeAlias = tuple[int, bytes, CallContext]
+_Call: TypeAlias = tuple[int, int, bytes, CallContext]
+"""Its number, that of its method, request and context."""
 
 
 class _Listener:
@@ -166,7 +174,7 @@ class _Listener:
             self.front = NativeGrpcFront(
                 str(address),
                 [(path, False) for path in self._paths],
-                io_threads=_IO_THREADS,
+                io_threads=_io_threads(),
                 call_details=True,
                 metrics=True,
                 reuse_port=options.reuse_port,
@@ -257,11 +265,8 @@ class _Listener:
         Sending an answer wakes a thread of the front. A few answers are sent together: calls one behind the
         other, with no visit to the system between them, find warm caches.
         """
-        methods, monotonic = self._methods, time.monotonic
-        unsent: list[tuple[int, int, bytes]] = []
-        unsent_since = monotonic()
-        together = self._together if len(events) > 1 else None
-        gathered: dict[int, list[_Call]] = {}
+        monotonic = time.monotonic
+        calls: list[_Call] = []
         for kind, call_id, method_id, payload, _, details in events:
             if kind:
                 self._note_end(call_id)
@@ -274,9 +279,16 @@ class _Listener:
             else:
                 self._fail(call_id, Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
                 continue
-            if together and method_id in together:
-                gathered.setdefault(method_id, []).append((call_id, payload, context))
-                continue
+            calls.append((call_id, method_id, payload, context))
+        if len(calls) > 1 and self._together:
+            calls = self._answer_together(calls)
+        self._answer(calls)
+
+    def _answer(self, calls: Sequence[_Call]) -> None:
+        methods, monotonic = self._methods, time.monotonic
+        unsent: list[tuple[int, int, bytes]] = []
+        unsent_since = monotonic()
+        for call_id, method_id, payload, context in calls:
             try:
                 unsent.append((call_id, method_id, methods[method_id](payload, context)))
             except WouldBlock:
@@ -288,8 +300,6 @@ class _Listener:
                 unsent.clear()
                 unsent_since = monotonic()
         self._send(unsent)
-        for method_id, calls in gathered.items():
-            self._serve_together(method_id, calls)
 
     def _send(self, answers: Sequence[tuple[int, int, bytes]]) -> None:
         respond = self.front.respond
@@ -299,22 +309,31 @@ class _Listener:
             except BaseException as error:  # noqa: PERF203 - no call may take the others with it
                 self._fail(call_id, *status_of(error, self._paths[method_id]))
 
-    def _serve_together(self, method_id: int, calls: Sequence[_Call]) -> None:
-        """Answer *calls* of one method, received at once."""
-        answers: Sequence[bytes | BaseException]
-        try:
-            answers = self._together[method_id](
-                [payload for _, payload, _ in calls], [context for _, _, context in calls]
-            )
-        except BaseException as error:
-            answers = [error] * len(calls)
-        for (call_id, payload, context), answer in zip(calls, answers, strict=True):
-            if isinstance(answer, bytes):
-                self.front.respond(call_id, answer)
-            elif isinstance(answer, WouldBlock):
-                self._hand_over(call_id, method_id, payload, context)
+    def _answer_together(self, calls: Sequence[_Call]) -> list[_Call]:
+        """Answer those of *calls* whose methods take several at once; return the others."""
+        gathered: dict[int, list[_Call]] = {}
+        others: list[_Call] = []
+        for call in calls:
+            if call[1] in self._together:
+                gathered.setdefault(call[1], []).append(call)
             else:
-                self._fail(call_id, *status_of(answer, self._paths[method_id]))
+                others.append(call)
+        for method_id, group in gathered.items():
+            try:
+                answers = self._together[method_id](
+                    [payload for _, _, payload, _ in group], [context for *_, context in group]
+                )
+            except BaseException:
+                _LOGGER.exception("Calls of %s are answered one by one", self._paths[method_id])
+                answers = [None] * len(group)
+            answered = []
+            for call, answer in zip(group, answers, strict=True):
+                if answer is None:
+                    others.append(call)
+                else:
+                    answered.append((call[0], method_id, answer))
+            self._send(answered)
+        return others
 
     def _refuse(self, events: Sequence[Any]) -> None:
         for kind, call_id, *_ in events:

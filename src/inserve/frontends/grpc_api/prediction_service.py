@@ -88,17 +88,15 @@ def predict_together_method(predict: PredictTogether, metrics: ServingMetrics) -
     """Return Predict for calls that were received together; their answers are counted in *metrics*."""
     count = metrics.answered
 
-    def method(requests: Sequence[bytes], contexts: Sequence[CallContext]) -> list[bytes | BaseException]:
+    def method(requests: Sequence[bytes], contexts: Sequence[CallContext]) -> list[bytes | None]:
         started = perf_counter()
         timeouts_s = [None if context.deadline is None else context.remaining_s() for context in contexts]
         answered = predict.answer(requests, timeouts_s)
         seconds = perf_counter() - started
-        for answer, record in answered:
-            if isinstance(answer, bytes):
-                count(record, "Predict", GRPC, Code.OK, seconds)
-            elif not isinstance(answer, WouldBlock):
-                count(record, "Predict", GRPC, _code_of(answer), seconds)
-        return [answer for answer, _ in answered]
+        for known in answered:
+            if known is not None:
+                count(known.record, "Predict", GRPC, Code.OK, seconds)
+        return [None if known is None else known.answer for known in answered]
 
     return {_SERVICE + "Predict": method}
 
