@@ -88,9 +88,9 @@ def ready(port: int | None) -> None:
     os._exit(0)
 
 
-def requests_per_second(port: int, connections: int, folder: Path) -> float:
+def requests_per_second(port: int, connections: int, folder: Path, path: str = PATH) -> float:
     """Return the rate that the load generator reports; every answer must be 200."""
-    url = f"http://127.0.0.1:{port}{PATH}"
+    url = f"http://127.0.0.1:{port}{path}"
     if shutil.which("wrk") is not None:
         script = str(folder / "post.lua")
         command = ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "-s", script, url]
