@@ -18,7 +18,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MultipleLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from overview_curves import GRPC, GRPC_ECHO, REST, REST_ECHO, Point
 from overview_figures import Figure, amount
 from overview_latency import NAMES, SECTION
@@ -147,7 +147,7 @@ def draw_curves(axes: Axes, points: Sequence[Point]) -> None:
     axes.set_ylim(top=axes.get_ylim()[1] * 2.5)  # room for the legend
     finish(axes, "y")
     axes.grid(visible=True, axis="x", color=GRID, linewidth=0.8)
-    axes.xaxis.set_major_locator(MultipleLocator(5000))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("answers per second, half_plus_two")
     axes.set_ylabel("median latency")

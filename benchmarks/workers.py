@@ -31,7 +31,7 @@ BODIES = {
     "1000 numbers": json.dumps({"instances": [number * 0.37 for number in range(1000)]}),
 }
 
-CONNECTIONS = 16
+CONNECTIONS = 64
 ROUNDS = 7
 SPREAD_CONNECTIONS = (2, 4, 8, 16, 64)
 SPREAD_ROUNDS = 25
