@@ -18,7 +18,7 @@ SECTION = "Answers per second"
 ECHO_PATH = "/benchmark.Echo/Call"
 GRPC, GRPC_ECHO = "gRPC Predict", "echo on the same gRPC transport"
 REST, REST_ECHO = "REST Predict", "bare ASGI echo under uvicorn"
-LIMITS = {GRPC: 0.45, REST: 0.75}
+LIMITS = {GRPC: 0.33, REST: 0.75}
 LIMITED_TO = 64
 """Connections up to which the limits hold; beyond, the load generator is what is measured."""
 

@@ -1,4 +1,4 @@
-"""REST Predict of one 28x28x1 image on a small CNN, 16 connections, against 16 threads inside the same server.
+"""REST Predict of one 28x28x1 image on a small CNN, 16 connections, against 16 threads inside the server.
 
 Both run in turn on the same server process, so that one tuning serves both; needs ``wrk`` (Debian: wrk).
 """
@@ -62,7 +62,10 @@ def main() -> None:
         sys.exit("this script needs wrk (Debian: apt-get install wrk)")
     image = np.random.default_rng(0).random((28, 28, 1), np.float32).tolist()
     body = f'{{"instances": [{image}]}}'
-    script = f'wrk.method = "POST"\nwrk.body = [=[{body}]=]\nwrk.headers["Content-Type"] = "application/json"\n'
+    script = f"""wrk.method = "POST"
+wrk.body = [=[{body}]=]
+wrk.headers["Content-Type"] = "application/json"
+"""
     rest, inside = [], []
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
