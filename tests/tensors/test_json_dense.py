@@ -72,7 +72,7 @@ def test_anything_else_is_left_to_the_general_way(document: Any) -> None:
 @pytest.mark.parametrize("name", ["[,],", "]", '", "x": [[', "ä"])
 def test_brackets_in_strings_are_none_of_the_list(name: str) -> None:
     body = json.dumps({"signature_name": name, "inputs": FLOATS}, ensure_ascii=False)
-    found = load_with_dense_lists(body.encode())
+    found: Any = load_with_dense_lists(body.encode())
     if '"' in name:
         assert found is None
     else:
@@ -111,7 +111,7 @@ def test_a_body_that_is_no_utf_8_is_left_to_the_general_way() -> None:
 
 @pytest.mark.parametrize("shape", [(150_000,), (400, 500, 1), (1, 100, 300, 5)])
 def test_shapes_of_any_size_are_told(shape: tuple[int, ...]) -> None:
-    values = np.arange(math.prod(shape)).reshape(shape).tolist()
+    values: Any = np.arange(math.prod(shape)).reshape(shape).tolist()
     for _ in range(2):
         assert dense(load({"inputs": values})["inputs"]).shape == shape
     row = values
