@@ -1,4 +1,4 @@
-"""What the whole suite shares: the versions in the header of a run."""
+"""What the whole suite shares: the versions in the header of a run, and a model that tells when it runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import atexit
 import os
 import platform
 import shutil
+import subprocess
+import sys
 import tempfile
 from importlib import metadata, util
 from pathlib import Path
+
+import pytest
 
 # The golden answers were recorded with oneDNN's kernels; TensorFlow leaves them off on some processors.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -48,3 +52,19 @@ def pytest_report_header() -> list[str]:
         f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, "
         + ", ".join(f"{name} {_version(name)}" for name in ("protobuf", "grpcio", "pygrpc-native", "numpy")),
     ]
+
+
+@pytest.fixture(scope="session")
+def announcing_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a base path whose model writes the file ``begun``, then works for about ``loops`` ms.
+
+    That two requests were sent one after the other on one gRPC connection does not tell which is received
+    first, so the answer to the second is no sign that the first has begun.
+    """
+    base = tmp_path_factory.mktemp("announcing")
+    writer = Path(__file__).parent / "fixtures" / "announcing_model.py"
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    subprocess.run(
+        [sys.executable, str(writer), str(base / "1")], check=True, env=environment, capture_output=True
+    )
+    return base

@@ -18,6 +18,7 @@ import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from tests.fixtures.announcing import request_that_announces, wait_until_begun
 
 from inserve.cli.flags import Flags, flag_table
 from inserve.cli.main import main
@@ -31,7 +32,7 @@ from inserve.tensors.tensor_proto import tensor_from_message, tensor_to_message
 MODELS = Path(__file__).parent.parent / "golden" / "models"
 LIMIT_S = 120.0
 LOOPS = 1000
-"""About a second of work for the model ``slow``."""
+"""About a second of work for the model that announces itself."""
 COMMAND = [sys.executable, "-c", "from inserve.cli.main import main; main()", "serve"]
 
 
@@ -155,25 +156,25 @@ def test_the_chosen_transport_serves_tcp(transport: str, start: Callable[..., Se
 
 
 def test_a_running_request_is_answered_before_the_process_ends(
-    start: Callable[..., Serving], socket_path: Path
+    start: Callable[..., Serving], socket_path: Path, announcing_model: Path, tmp_path: Path
 ) -> None:
     serving = start(
-        "--model_name=slow", f"--model_base_path={MODELS / 'slow'}", "--port=0",
+        "--model_name=slow", f"--model_base_path={announcing_model}", "--port=0",
         f"--grpc_socket_path={socket_path}",
     )  # fmt: skip
+    begun = tmp_path / "begun"
     with grpc.insecure_channel(f"unix:{socket_path}") as channel:
         ask = channel.unary_unary(
             "/tensorflow.serving.PredictionService/Predict",
             request_serializer=messages.PredictRequest.SerializeToString,
             response_deserializer=messages.PredictResponse.FromString,
         )
-        slow = ask.future(predict_request("slow", "times", x=np.ones(1, np.float32), n=np.int32(LOOPS)))
-        # Its answer shows that the slow request, ahead of it on the same connection, has arrived.
-        ask(predict_request("slow", "fast", x=np.ones(1, np.float32)), timeout=LIMIT_S)
+        slow = ask.future(request_that_announces("slow", begun, LOOPS), timeout=LIMIT_S)
+        wait_until_begun(begun)
         status, stdout, _ = serving.end(signal.SIGTERM)
         answer = slow.result(timeout=LIMIT_S)
     assert (status, stdout) == (0, "stopping\nstopped\n")
-    assert tensor_from_message(answer.outputs["y"]).shape == (1,)
+    assert tensor_from_message(answer.outputs["y"]).shape == ()
 
 
 def test_models_of_a_config_file_are_served(

@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from tests.fixtures.announcing import request_that_announces, wait_until_begun
 
 from inserve.protos import messages
 from inserve.tensors.tensor_proto import tensor_from_message, tensor_to_message
@@ -301,30 +302,23 @@ def test_a_key_and_a_certificate_make_it_tls(start: Start, ports: tuple[int, int
             predict(target, credentials=credentials)
 
 
-def test_a_second_signal_ends_it_at_once(start: Start) -> None:
+def test_a_second_signal_ends_it_at_once(start: Start, announcing_model: Path, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="inserve-") as folder:
         target = f"unix:{folder}/grpc"
         command = start(
-            "--model_name=slow", f"--model_base_path={MODELS / 'slow'}", "--port=0",
+            "--model_name=slow", f"--model_base_path={announcing_model}", "--port=0",
             f"--grpc_socket_path={folder}/grpc", "--grpc_transport=grpcio",
         )  # fmt: skip
         command.wait_for("Running gRPC ModelServer")
-        request = messages.PredictRequest()
-        request.model_spec.name = "slow"
-        request.model_spec.signature_name = "times"
-        request.inputs["x"].CopyFrom(tensor_to_message(np.ones(1, np.float32)))
-        request.inputs["n"].CopyFrom(tensor_to_message(np.int32(1_000_000)))
+        begun = tmp_path / "begun"
         with grpc.insecure_channel(target, NO_PROXY) as channel:
             ask: Any = channel.unary_unary(
                 "/tensorflow.serving.PredictionService/Predict",
                 request_serializer=messages.PredictRequest.SerializeToString,
                 response_deserializer=messages.PredictResponse.FromString,
             )
-            unending = ask.future(request)
-            request.model_spec.signature_name = "fast"
-            del request.inputs["n"]
-            # Its answer shows that the request ahead of it on the same connection has arrived.
-            ask(request, timeout=LIMIT_S)
+            unending = ask.future(request_that_announces("slow", begun, 1_000_000))
+            wait_until_begun(begun)
             command.process.send_signal(signal.SIGTERM)
             command.wait_for("A signal came")
             status, _ = command.end()

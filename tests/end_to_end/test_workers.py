@@ -26,6 +26,7 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+from tests.fixtures.announcing import request_that_announces, wait_until_begun
 
 import inserve
 from inserve.errors import InserveError, NotFoundError, UnavailableError
@@ -388,14 +389,14 @@ def test_a_worker_that_ends_at_its_start_fails_the_start_and_leaves_no_process(
 class Command:
     """``inserve serve --workers=2`` in a process group of its own, ready."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, base_path: Path, folder: Path) -> None:
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{one.getsockname()[1]}"
         self.process = subprocess.Popen(
             [
                 sys.executable, "-c", "from inserve.cli.main import main; main()", "serve",
-                "--model_name=slow", f"--model_base_path={MODELS / 'slow'}", "--host=127.0.0.1",
+                "--model_name=slow", f"--model_base_path={base_path}", "--host=127.0.0.1",
                 f"--port={self.address.rpartition(':')[2]}", "--workers=2", "--enable_model_warmup=false",
             ],
             cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -430,31 +431,25 @@ class Command:
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Iterator[Command]:
-    command = Command(tmp_path)
+def command(announcing_model: Path, tmp_path: Path) -> Iterator[Command]:
+    command = Command(announcing_model, tmp_path)
     yield command
     command.close()
 
 
-def slow_requests(address: str, stack: ExitStack) -> list[Any]:
+def slow_requests(address: str, folder: Path, stack: ExitStack) -> list[Any]:
     """Return requests that run, on connections enough for both processes."""
-    request = messages.PredictRequest()
-    request.model_spec.name = "slow"
     running = []
-    for _ in range(8):
+    for number in range(8):
         channel = stack.enter_context(grpc.insecure_channel(address, _OWN_CONNECTION))
         ask: Any = channel.unary_unary(
             "/tensorflow.serving.PredictionService/Predict",
             request_serializer=messages.PredictRequest.SerializeToString,
             response_deserializer=messages.PredictResponse.FromString,
         )
-        request.model_spec.signature_name = "times"
-        request.inputs["x"].CopyFrom(tensor_to_message(np.ones(1, np.float32)))
-        request.inputs["n"].CopyFrom(tensor_to_message(np.int32(4_000)))
-        running.append(ask.future(request, timeout=LIMIT_S))
-        request.model_spec.signature_name = "fast"
-        del request.inputs["n"]
-        ask(request, timeout=LIMIT_S)  # its answer shows that the one ahead of it has arrived
+        begun = folder / f"begun_{number}"
+        running.append(ask.future(request_that_announces("slow", begun, 500), timeout=LIMIT_S))
+        wait_until_begun(begun)
     return running
 
 
@@ -464,10 +459,10 @@ def slow_requests(address: str, stack: ExitStack) -> list[Any]:
     ids=["Ctrl-C", "SIGTERM"],
 )
 def test_a_signal_lets_running_requests_finish_at_every_process(
-    command: Command, number: signal.Signals
+    command: Command, number: signal.Signals, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
-        running = slow_requests(command.address, stack)
+        running = slow_requests(command.address, tmp_path, stack)
         assert not all(each.done() for each in running)
         if number is signal.SIGINT:  # Ctrl-C goes to all
             os.killpg(command.process.pid, number)
