@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
 from typing import TYPE_CHECKING
 
 import click
 
 from inserve.cli.flag_options import FlagCommand, flags_of
 from inserve.cli.flags import Flags
-from inserve.cli.signals import restore_default_signals, signals_interrupt
+from inserve.cli.signals import restore_default_signals, signals_interrupt, wait_for_interrupt
 from inserve.errors import InserveError
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def serve(ctx: click.Context, /, **_: object) -> None:
         try:
             server.start()
             _print_ready(server)
-            threading.Event().wait()
+            wait_for_interrupt()
         except KeyboardInterrupt:
             restore_default_signals()
             click.echo("stopping")

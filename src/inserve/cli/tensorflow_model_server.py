@@ -10,7 +10,6 @@ import dataclasses
 import ipaddress
 import logging
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -88,7 +87,7 @@ def _serve(flags: Flags, given: frozenset[str]) -> None:
         InserveError: The server cannot start.
     """
     from inserve.cli.server_plan import flags_without_effect, plan_server
-    from inserve.cli.signals import restore_default_signals, signals_interrupt
+    from inserve.cli.signals import restore_default_signals, signals_interrupt, wait_for_interrupt
 
     plan = plan_server(flags, given)
     rest = _RestPort.of(flags)
@@ -105,7 +104,7 @@ def _serve(flags: Flags, given: frozenset[str]) -> None:
         try:
             server = _started(plan)
             _log_running(server, plan, rest)
-            threading.Event().wait()
+            wait_for_interrupt()
         except KeyboardInterrupt:
             restore_default_signals()
             _logger.info("A signal came; running requests may take %g s more", flags.drain_seconds)
