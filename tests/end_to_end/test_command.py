@@ -189,7 +189,8 @@ def test_one_model_is_served_over_grpc_and_rest_with_the_recorded_log_lines(
         f"Exporting HTTP/REST API at:localhost:{rest_port} ...",
     ]
     said = command.messages()
-    assert [line for line in said if line in in_order] == in_order
+    # Once each: where the tuner tries another number of threads, TensorFlow reads the model a second time.
+    assert list(dict.fromkeys(line for line in said if line in in_order)) == in_order
     assert command.end() == (0, "")
 
 
