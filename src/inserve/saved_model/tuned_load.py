@@ -32,7 +32,8 @@ __all__ = ["MAX_SECOND_LOAD_BYTES", "OpenVersion", "TunedLoad", "names_threads"]
 MAX_SECOND_LOAD_BYTES = 256 << 20
 """Versions with larger files are not in memory twice for the sake of a measurement."""
 
-_LOAD_BUDGETS = 2.0
+_LOAD_BUDGETS = 5.0
+"""A network of 1.5 s still counts, with what TensorFlow's first load in a process takes besides."""
 
 _MOST_CALLERS = 4
 
@@ -78,7 +79,7 @@ class TunedLoad:
 
     *version_bytes* tells the size of its files. *measure_anew* uses no tuning of an earlier load.
     *budget_s* bounds the measuring; a second session is made only where the first was loaded within
-    twice that. Tunings are remembered apart for other *devices*. *num_cpus* is what the process may
+    five times that. Tunings are remembered apart for other *devices*. *num_cpus* is what the process may
     use, by default what the system says.
     """
 
