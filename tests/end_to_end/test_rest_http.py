@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,42 @@ def test_many_threads_may_ask_at_once(port: int) -> None:
     for thread in threads:
         thread.join(LIMIT_S)
     assert results == [RIGHT] * 160
+
+
+def test_requests_that_come_together_get_their_own_answers(server: inserve.Server, port: int) -> None:
+    rounds, clients = 30, 12
+    wires = [socket.create_connection(("127.0.0.1", port), LIMIT_S) for _ in range(clients)]
+    before = total_of_requests(server)
+    try:
+        for number in range(rounds):
+            for client, wire in enumerate(wires):
+                values = [number, client] if client % 3 else [number]
+                body = b'{"instances": %b}' % json.dumps(values).encode()
+                wire.sendall(request(b'{"instances": ["a"]}' if client == number % clients else body))
+            for client, wire in enumerate(wires):
+                status, answer = read_answer(wire)
+                if client == number % clients:
+                    assert (status, list(answer)) == (400, ["error"])
+                else:
+                    values = [number, client] if client % 3 else [number]
+                    assert (status, answer) == (200, {"predictions": [value / 2 + 3 for value in values]})
+    finally:
+        for wire in wires:
+            wire.close()
+    after = total_of_requests(server)
+    assert after["OK"] - before["OK"] == rounds * (clients - 1)
+    assert after["INVALID_ARGUMENT"] - before["INVALID_ARGUMENT"] == rounds
+
+
+def total_of_requests(server: inserve.Server) -> Counter[str]:
+    """Return how many requests were counted, by their status."""
+    counted: Counter[str] = Counter()
+    for metric in server.metrics.registry.snapshot():
+        if metric.name == "/tensorflow/serving/request_count":
+            for (_, status), count in metric.cells.items():
+                assert isinstance(count, int)
+                counted[status] += count
+    return counted
 
 
 # --- memory ---------------------------------------------------------------------------------------

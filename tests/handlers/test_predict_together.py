@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from inserve.batching.batching_session import batch_models
 from inserve.errors import InvalidArgumentError, NotFoundError
 from inserve.handlers.model_spec import ModelSpec
 from inserve.handlers.predict import PredictHandler
-from inserve.handlers.predict_together import PredictTogether
+from inserve.handlers.predict_together import PredictTogether, RanTogether
 from inserve.handlers.request_tap import RequestTap
 from inserve.lifecycle.servable_handle import Lease, ServableHandle
 from inserve.lifecycle.servable_id import ServableId
@@ -43,10 +43,10 @@ class Scene:
 
     def __init__(self, servable: SavedModelServable) -> None:
         finder: Any = OneServable(servable)
-        tap = RequestTap()
+        self.tap = RequestTap()
         self.servable = servable
-        self.alone = PredictHandler(finder, tap=tap)
-        self.together = PredictTogether(finder, False, tap)
+        self.alone = PredictHandler(finder, tap=self.tap)
+        self.together = PredictTogether(finder, False, self.tap)
         self.rows: list[int] = []
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,3 +295,60 @@ def test_a_deadline_that_is_near_is_left_to_a_run_that_can_be_ended(row_wise: Sc
     asked = [request(2.0), request(4.0), request(6.0)]
     assert list(row_wise.together.answer(asked, [None, 1e-6, 1.0])) == [None] * 3
     assert None not in row_wise.together.answer(asked, [None, 1.0, 1.0])
+
+
+# --- requests that are bound already --------------------------------------------------------------
+
+
+def run_bound(scene: Scene, rows: list[list[float]], timeout_s: float | None = None) -> RanTogether | None:
+    array = np.array([value for own in rows for value in own], np.float32)
+    spec = ModelSpec("half_plus_two")
+    return scene.together.run_bound(spec, lambda _: ({"x": array}, [len(own) for own in rows]), timeout_s)
+
+
+def test_rows_of_several_requests_are_run_as_one_and_given_back_to_each(
+    row_wise: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = runner_rows(row_wise, row_wise.servable, monkeypatch)
+    ran = run_bound(row_wise, [[2.0], [4.0, 6.0]])
+    assert ran is not None
+    assert [[output.tolist() for output in outputs] for outputs in ran.outputs] == [[[4.0]], [[5.0, 6.0]]]
+    assert (ran.version, ran.signature_name, len(ran.aliases)) == (2, "serving_default", 1)
+    assert ran.run_s > 0
+    assert runs == [(3, Executor.CALLING_THREAD)]
+
+
+def test_a_batched_model_runs_bound_requests_up_to_its_largest_batch(scene: Scene) -> None:
+    assert run_bound(scene, [[2.0] * 4, [4.0] * 4]) is not None
+    assert run_bound(scene, [[2.0] * 4, [4.0] * 5]) is None
+    assert scene.rows == [8]
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        None,
+        ({"x": np.ones(2, np.float64)}, [1, 1]),
+        ({"y": np.ones(2, np.float32)}, [1, 1]),
+        ({"x": np.ones((2, 2, 2), np.float32)}, [1, 1]),
+    ],
+)
+def test_what_does_not_fit_is_left_to_be_answered_alone(row_wise: Scene, bound: Any) -> None:
+    assert row_wise.together.run_bound(ModelSpec("half_plus_two"), lambda _: bound, None) is None
+
+
+def test_bound_requests_for_what_there_is_not_are_left_alone(row_wise: Scene) -> None:
+    def never(_: Any) -> Any:
+        raise AssertionError
+
+    assert row_wise.together.run_bound(ModelSpec("other"), never, None) is None
+    assert row_wise.together.run_bound(ModelSpec("half_plus_two", signature_name="s"), never, None) is None
+
+
+def test_a_listener_hears_of_bound_requests_one_by_one(row_wise: Scene) -> None:
+    row_wise.tap.add(cast(Any, None))
+    assert run_bound(row_wise, [[2.0], [4.0]]) is None
+
+
+def test_bound_requests_with_a_near_deadline_are_left_alone(row_wise: Scene) -> None:
+    assert run_bound(row_wise, [[2.0], [4.0]], 1e-6) is None

@@ -26,7 +26,7 @@ from inserve.tensors import json_predict
 from inserve.tensors.dtypes import DataType, element_type
 from inserve.tensors.flat_tensor import is_flat
 from inserve.tensors.json_document import parse_document
-from inserve.tensors.json_predict import encode_predict_response, parse_predict_body
+from inserve.tensors.json_predict import bind_rows_together, encode_predict_response, parse_predict_body
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -583,3 +583,67 @@ def test_a_ragged_image_is_refused_with_its_place(row: int, drop: int) -> None:
 def test_any_bytes_are_bound_or_refused(body: bytes, kind: int) -> None:
     outcome(bind, body, {"x": kind})
     outcome(bind, b'{"y":[' + b"1.5," * 300 + b"1]," + body[1:], {"x": kind})
+
+
+# --- bodies that came together --------------------------------------------------------------------
+
+NUMBERS = st.one_of(st.integers(-(2**33), 2**33), st.floats(allow_nan=False, allow_infinity=False, width=32))
+INSTANCES: st.SearchStrategy[list[Any]] = st.one_of(
+    st.lists(NUMBERS, max_size=4),
+    st.lists(st.lists(NUMBERS, min_size=2, max_size=2), max_size=4),
+    st.lists(
+        st.sampled_from(["a", "", {"b64": "YQ=="}, {"b64": "?"}, {"x": "a"}, True, None, []]), max_size=3
+    ),
+    st.integers(200, 600).map(lambda size: [[0.5, 1.5]] * size),
+    st.integers(400, 800).map(lambda size: [7] * size),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(INSTANCES, min_size=2, max_size=4),
+    st.sampled_from(["float", "double", "int32", "string", "bool"]),
+)
+def test_bodies_that_came_together_have_the_rows_that_each_has_alone(instances: list[Any], name: str) -> None:
+    types = typed(name)
+    bodies = [json.dumps({"instances": rows}).encode() for rows in instances]
+    together = bind_rows_together(bodies, types)
+    if together is None:
+        return
+    arrays, rows = together
+    alone = [bind(body, types)["x"] for body in bodies]
+    assert rows == [len(array) for array in alone]
+    assert seen(arrays) == seen({"x": np.concatenate(alone)})
+
+
+@pytest.mark.parametrize("instances", [[1.0, 2.0], [[1.0, 2.0]], [[0.5, 1.5]] * 400])
+def test_bodies_of_one_kind_are_put_together(instances: list[Any]) -> None:
+    body = json.dumps({"instances": instances}).encode()
+    together = bind_rows_together([body, body, body], X)
+    assert together is not None
+    assert together[1] == [len(instances)] * 3
+
+
+@pytest.mark.parametrize(
+    ("other", "types"),
+    [
+        ('{"instances": [1.0], "signature_name": "s"}', X),
+        ('{"inputs": [1.0]}', X),
+        ('{"instances": []}', X),
+        ('{"instances": 1.0}', X),
+        ('{"instances": [[1.0]]}', X),
+        ('{"instances": ["a"]}', X),
+        ('{"instances": [{"x": 1.0}]}', X),
+        ('{"instances": [1.0]', X),
+        ("[1.0]", X),
+        (json.dumps({"instances": [[1.0]] * 600}), X),
+        ('{"instances": [1.0]}', AB),
+    ],
+)
+def test_bodies_that_need_a_closer_look_are_not_put_together(other: str, types: Mapping[str, int]) -> None:
+    assert bind_rows_together([b'{"instances": [1.0, 2.0]}', other.encode()], types) is None
+
+
+def test_lists_of_unequal_rows_are_not_put_together() -> None:
+    bodies = [json.dumps({"instances": [[0.5] * size] * 400}).encode() for size in (2, 3)]
+    assert bind_rows_together(bodies, X) is None

@@ -6,7 +6,7 @@ that every row has the answer that it has alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,8 +25,9 @@ from inserve.handlers.request_tap import RequestTap
 from inserve.lifecycle.servable_handle import ServableHandle
 from inserve.metrics.request_record import RequestRecord
 from inserve.saved_model.saved_model_servable import SavedModelServable, SignatureRun
+from inserve.saved_model.signature import Signature
 
-__all__ = ["FEWEST_TOGETHER", "Answered", "PredictTogether"]
+__all__ = ["FEWEST_TOGETHER", "Answered", "PredictTogether", "RanTogether"]
 
 FEWEST_TOGETHER = 3
 """Two requests are answered sooner one after the other."""
@@ -42,6 +43,18 @@ class Answered(NamedTuple):
     answer: bytes
     """The serialized response."""
     record: RequestRecord
+
+
+class RanTogether(NamedTuple):
+    """Requests that were one run."""
+
+    aliases: tuple[str, ...]
+    outputs: list[list[NDArray[Any]]]
+    """Of each request: its rows of the outputs, in the order of *aliases*."""
+    version: int
+    signature_name: str
+    run_s: float
+    """Seconds that the run took."""
 
 
 class _Member(NamedTuple):
@@ -82,6 +95,50 @@ class PredictTogether:
             self._answer_group(group, timeouts_s, answers)
         return answers
 
+    def run_bound(
+        self,
+        spec: ModelSpec,
+        bind: Callable[[Signature], tuple[Mapping[str, NDArray[Any]], Sequence[int]] | None],
+        timeout_s: float | None,
+    ) -> RanTogether | None:
+        """Run requests that all ask for the outputs of the signature that *spec* names, as one.
+
+        *bind* returns the rows of all of them, one request behind the other, by alias and of the
+        signature's dtypes, and how many rows each has; None, or what does not fit the signature: they are
+        to be answered alone. So they are where this returns None.
+        """
+        if self._tap.listeners:
+            return None
+        try:
+            handle = self._find(spec)
+        except InserveError:
+            return None
+        try:
+            servable = handle.servable
+            signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME
+            run = servable.prepared_run(signature_name, ())
+            if run is None or run.signature is None or not run.may_merge:
+                return None
+            limit = _row_limit(servable, run)
+            bound = bind(run.signature) if limit > 1 else None
+            if bound is None:
+                return None
+            inputs, rows = bound
+            if sum(rows) > limit:
+                return None
+            merged = run.signature.bind_checked(inputs, _as_is, servable.check_shapes)
+            started = perf_counter()
+            outputs = self._run(run, rows, merged, timeout_s)
+            if outputs is None:
+                return None
+            run_s = perf_counter() - started
+            parts = _parts(outputs, rows)
+            return RanTogether(run.output_aliases, parts, handle.id.version, signature_name, run_s)
+        except InserveError:
+            return None
+        finally:
+            handle.release()
+
     def _may_merge(self, request: bytes) -> bool:
         """Return whether the model of one of the requests lets merge any, so that a look at all may pay."""
         try:
@@ -109,8 +166,10 @@ class PredictTogether:
             servable = handle.servable
             signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME
             run = servable.prepared_run(signature_name, output_filter)
-            limit = _MOST_ROW_WISE_ROWS if run is not None and run.is_row_wise else servable.row_limit
-            if limit < 2 or run is None or run.signature is None or not run.may_merge:
+            if run is None or run.signature is None or not run.may_merge:
+                return
+            limit = _row_limit(servable, run)
+            if limit < 2:
                 return
             members = _members(group, servable, run)
             while len(members) >= FEWEST_TOGETHER:
@@ -131,25 +190,18 @@ class PredictTogether:
     ) -> None:
         merged = [np.concatenate(parts) for parts in zip(*(member.arrays for member in chunk), strict=True)]
         limits = [limit for member in chunk if (limit := timeouts_s[member.number]) is not None]
+        rows = [member.rows for member in chunk]
         started = perf_counter()
         try:
-            outputs = self._run(chunk, run, merged, min(limits, default=None))
+            outputs = self._run(run, rows, merged, min(limits, default=None))
         except InserveError:
             return
         if outputs is None:
             return
         run_s = perf_counter() - started
-        rows = sum(member.rows for member in chunk)
-        if any(not isinstance(output, np.ndarray) or output.shape[:1] != (rows,) for output in outputs):
-            run.may_merge = False
-            return
         signature_name = spec.signature_name or DEFAULT_SIGNATURE_NAME
         name, version = handle.id
-        start = 0
-        for member in chunk:
-            stop = start + member.rows
-            parts = [output[start:stop] for output in outputs]
-            start = stop
+        for member, parts in zip(chunk, _parts(outputs, rows), strict=True):
             record = RequestRecord(spec.name)
             record.version, record.signature_name, record.run_s = version, signature_name, run_s
             own = zip(run.output_aliases, parts, strict=True)
@@ -158,17 +210,28 @@ class PredictTogether:
 
     def _run(
         self,
-        chunk: Sequence[_Member],
         run: SignatureRun,
+        rows: Sequence[int],
         merged: Sequence[NDArray[Any]],
         timeout_s: float | None,
     ) -> list[NDArray[Any]] | None:
+        """Return outputs with the *rows* of all requests, None where these are to be answered alone."""
         if run.is_row_wise:
-            return run.run_row_wise([member.arrays for member in chunk], merged, timeout_s)
+            outputs = run.run_row_wise(rows, merged, timeout_s)
         # Of a size that never ran nothing is known, but that it hardly takes longer than its parts in turn.
-        if not run.is_short(chunk[0].arrays) or (run.is_long(merged) and self._stays_declined()):
-            return None
-        return run.run(merged, timeout_s)
+        elif not run.is_short([array[: rows[0]] for array in merged]) or (
+            run.is_long(merged) and self._stays_declined()
+        ):
+            outputs = None
+        else:
+            outputs = run.run(merged, timeout_s)
+        if outputs is not None:
+            shape = (sum(rows),)
+            for output in outputs:
+                if not isinstance(output, np.ndarray) or output.shape[:1] != shape:
+                    run.may_merge = False
+                    return None
+        return outputs
 
     def _stays_declined(self) -> bool:
         """Return whether a run that was long so far is not tried.
@@ -178,6 +241,26 @@ class PredictTogether:
         """
         self._num_declined += 1
         return self._num_declined % _DECLINED_BETWEEN_TRIES != 0
+
+
+def _row_limit(servable: SavedModelServable, run: SignatureRun) -> int:
+    """Return the most rows that requests of *run* may have together; below 2 they are not merged."""
+    return _MOST_ROW_WISE_ROWS if run.is_row_wise else servable.row_limit
+
+
+def _parts(outputs: Sequence[NDArray[Any]], rows: Sequence[int]) -> list[list[NDArray[Any]]]:
+    """Return of each request its rows of all *outputs*."""
+    parts = []
+    start = 0
+    for own in rows:
+        stop = start + own
+        parts.append([output[start:stop] for output in outputs])
+        start = stop
+    return parts
+
+
+def _as_is(array: NDArray[Any], _: object) -> NDArray[Any]:
+    return array
 
 
 def _groups(requests: Sequence[bytes]) -> list[_Group]:

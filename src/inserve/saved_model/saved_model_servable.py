@@ -150,30 +150,31 @@ class SignatureRun:
         return outputs
 
     def run_row_wise(
-        self,
-        requests: Sequence[Sequence[NDArray[Any]]],
-        merged: Sequence[NDArray[Any]],
-        limit_s: float | None,
+        self, rows: Sequence[int], merged: Sequence[NDArray[Any]], limit_s: float | None
     ) -> list[NDArray[Any]] | None:
-        """Return the outputs of *requests* in one run of *merged*, which has all their rows in order.
+        """Return the outputs of several requests in one run of *merged*, which has all their rows in order.
 
-        None where some might have other bits than alone: TensorFlow takes denormal numbers for zero on its
-        own threads, so all must belong on the calling thread, and be too few to be shared out to others.
-        None also where *limit_s*, seconds until the nearest deadline, may not be enough.
+        *rows* says how many each request has, at least one. None where some might have other bits than
+        alone: TensorFlow takes denormal numbers for zero on its own threads, so all must belong on the
+        calling thread, and be too few to be shared out to others. None also where *limit_s*, seconds until
+        the nearest deadline, may not be enough.
 
         Raises:
             InserveError: What TensorFlow said.
         """
-        size, seconds = 0, 0.0
-        for arrays in requests:
-            own = sum(array.nbytes for array in arrays)
-            own_s = self._on_calling_thread(own.bit_length())
+        size = 0
+        for array in merged:
+            size += array.nbytes
+        if size > _MOST_ROW_WISE_BYTES:
+            return None
+        total = sum(rows)
+        seconds = 0.0
+        for own in rows:
+            own_s = self._on_calling_thread((size * own // total).bit_length())
             if own_s is None:
                 return None
-            size, seconds = size + own, seconds + own_s
-        if size > _MOST_ROW_WISE_BYTES or seconds > SHORT_RUN_S:
-            return None
-        if limit_s is not None and limit_s <= _DEADLINE_MARGIN * seconds:
+            seconds += own_s
+        if seconds > SHORT_RUN_S or (limit_s is not None and limit_s <= _DEADLINE_MARGIN * seconds):
             return None
         return self._run(merged, None, _CALLING_THREAD)
 

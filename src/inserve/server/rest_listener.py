@@ -42,6 +42,7 @@ class RestListener:
                 services.model_metadata,
                 services.model_status,
                 _Directory(services.models, finder),
+                services.predict_together,
             ),
             self._pool,
             RestOptions(

@@ -74,13 +74,19 @@ class Services:
         self.session_run = SessionRunHandler(finder, options.serialize_as_tensor_content)
         self.health = HealthHandler(model_state)
 
-    def together_methods(self) -> TogetherTable:
-        """Return the methods that take several calls at once; none to the letter of TensorFlow Serving."""
+    @property
+    def predict_together(self) -> PredictTogether | None:
+        """What answers several Predict requests at once; None to the letter of TensorFlow Serving."""
         batching = self._options.batching_options()
         is_strict = batching is not None and batching.strict
         if is_strict or self._options.enable_signature_method_name_check:
-            return {}
-        return predict_together_method(self._predict_together, self.metrics)
+            return None
+        return self._predict_together
+
+    def together_methods(self) -> TogetherTable:
+        """Return the gRPC methods that take several calls at once."""
+        together = self.predict_together
+        return {} if together is None else predict_together_method(together, self.metrics)
 
     def grpc_methods(self, allow_reload: bool) -> MethodTable:
         """Return the gRPC methods by path, bytes to bytes.

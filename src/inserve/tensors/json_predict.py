@@ -8,7 +8,7 @@ Source: TensorFlow Serving, ``util/json_tensor.cc``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from inserve.tensors.tensor_shape import MAX_DIMENSIONS
 
 __all__ = [
     "PredictBody",
+    "bind_rows_together",
     "encode_plain_response",
     "encode_predict_response",
     "parse_predict_body",
@@ -123,6 +124,40 @@ def read_signature_name(document: dict[str, Any]) -> str:
     return name
 
 
+def bind_rows_together(
+    bodies: Sequence[bytes], data_types: Mapping[str, int]
+) -> tuple[dict[str, NDArray[Any]], list[int]] | None:
+    """Return the rows of several bodies one behind the other, by alias, and how many each of them has.
+
+    The rows are those that ``PredictBody.bind`` returns for each body. None unless all of them hold nothing
+    but ``instances``, a list of the same kind, for the only input there is.
+    """
+    if len(data_types) != 1:
+        return None
+    [(alias, data_type)] = data_types.items()
+    parts: list[Any] = []
+    for body in bodies:
+        try:
+            document = parse_predict_body(body)._document
+            parts.append(document["instances"])
+        except (InvalidArgumentError, KeyError):
+            return None
+        if len(document) != 1:
+            return None
+    kinds = set(map(type, parts))
+    if kinds == {list}:
+        if not all(parts):
+            return None
+        rows = list(map(len, parts))
+        array = convert_plain([row for part in parts for row in part], data_type)
+    elif kinds == {DenseList}:
+        rows = [part.shape[0] for part in parts]
+        array = _convert_joined(parts, data_type)
+    else:
+        return None
+    return None if array is None else ({alias: array}, rows)
+
+
 # --- what well-behaved clients send: None means that the general way must look --------------------
 
 
@@ -190,6 +225,17 @@ def _convert_column(column: list[Any], data_type: int) -> NDArray[Any] | None:
         rows.append(row)
     shape = (len(column), *column[0].shape)
     return shaped(np.concatenate(rows), shape) if len(shape) <= MAX_DIMENSIONS else None
+
+
+def _convert_joined(lists: list[DenseList], data_type: int) -> NDArray[Any] | None:
+    inner = lists[0].shape[1:]
+    pieces = []
+    for dense in lists:
+        piece = dense.convert(data_type)
+        if piece is None or dense.shape[1:] != inner:
+            return None
+        pieces.append(piece)
+    return shaped(np.concatenate(pieces), (sum(dense.shape[0] for dense in lists), *inner))
 
 
 # --- anything -------------------------------------------------------------------------------------

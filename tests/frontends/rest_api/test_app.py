@@ -7,17 +7,18 @@ import json
 import weakref
 from collections.abc import MutableMapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
 import pytest
 
 from inserve.errors import Code, UnavailableError
-from inserve.frontends.rest_api.app import RestApp, RestOptions
+from inserve.frontends.rest_api.app import RestApp, RestHandlers, RestOptions
 from inserve.frontends.rest_api.response import Response
 from inserve.frontends.rest_api.route import LONGEST_INLINE_BYTES, RequestKey
 from inserve.handlers.model_spec import ModelSpec
+from inserve.handlers.predict_together import RanTogether
 from inserve.protos import messages
 
 PREDICT = b"/v1/models/m:predict"
@@ -466,3 +467,82 @@ def test_remembered_routes_have_a_bound(bench: Any) -> None:
 def test_an_unavailable_model_is_answered_with_503(bench: Any) -> None:
     bench.error = UnavailableError("the server is not started")
     assert ask(bench.app(), "POST", PREDICT, BODY).status == 503
+
+
+# --- requests that have come together -------------------------------------------------------------
+
+
+class Together:
+    """Adds 1 to the rows of requests that have come together; notes how many rows each has."""
+
+    def __init__(self, bench: Any) -> None:
+        self._bench = bench
+        self.asked: list[list[int]] = []
+        self.is_broken = False
+
+    def run_bound(self, spec: ModelSpec, bind: Any, timeout_s: float | None) -> RanTogether | None:
+        assert timeout_s == 30.0
+        bound = bind(self._bench.signatures_by_name["serving_default"]) if spec.name == "m" else None
+        if bound is None:
+            return None
+        if self.is_broken:
+            raise ZeroDivisionError
+        [array], rows = bound[0].values(), bound[1]
+        self.asked.append(rows)
+        parts = [[part + np.float32(1)] for part in np.split(array, np.cumsum(rows)[:-1])]
+        return RanTogether(("y",), parts, 3, "serving_default", 0.5)
+
+
+def requests_of(app: RestApp, *asked: tuple[bytes, bytes]) -> list[Any]:
+    """Return what becomes of requests for Predict of a model with a body."""
+    requests = [
+        (app.route(RequestKey("POST", b"/v1/models/%b:predict" % model)), body) for model, body in asked
+    ]
+    return app.begin_together(requests)
+
+
+def app_of(bench: Any, together: Together, **options: Any) -> RestApp:
+    handlers = RestHandlers(bench, bench, bench, bench, bench, bench, cast(Any, together))
+    return RestApp(handlers, bench.pool, RestOptions(**options), on_request=bench._count)
+
+
+def test_predict_requests_for_one_model_are_answered_together(bench: Any) -> None:
+    together = Together(bench)
+    answers = requests_of(
+        app_of(bench, together),
+        (b"m", b'{"instances": [1.0]}'),
+        (b"other", b'{"instances": [1.0]}'),
+        (b"m", b'{"instances": [2.0, 3.0]}'),
+    )
+    assert answers[1] is None
+    assert [answers[0].body, answers[2].body] == [b'{"predictions": [2.0]}', b'{"predictions": [3.0,4.0]}']
+    assert together.asked == [[1, 2]]
+    assert bench.counted == [("m", "predict", Code.OK)] * 2
+
+
+def test_where_one_of_them_is_bad_each_is_answered_alone(bench: Any) -> None:
+    app = app_of(bench, Together(bench))
+    assert requests_of(app, (b"m", b'{"instances": [1.0]}'), (b"m", b'{"instances": ["a"]}')) == [None] * 2
+    assert bench.counted == []
+
+
+def test_a_defect_leaves_them_to_be_answered_alone(bench: Any) -> None:
+    together = Together(bench)
+    together.is_broken = True
+    app = app_of(bench, together)
+    assert requests_of(app, *[(b"m", b'{"instances": [1.0]}')] * 2) == [None] * 2
+
+
+def test_long_bodies_are_not_read_together(bench: Any) -> None:
+    app = app_of(bench, Together(bench))
+    long = b'{"instances": [1.0]' + b" " * 40_000 + b"}"
+    assert requests_of(app, (b"m", b'{"instances": [1.0]}'), (b"m", long)) == [None] * 2
+
+
+def test_answers_given_together_have_the_cors_headers(bench: Any) -> None:
+    answers = requests_of(app_of(bench, Together(bench), cors=True), *[(b"m", b'{"instances": [1.0]}')] * 2)
+    assert all(dict(answer.headers)[b"Access-Control-Allow-Origin"] == b"*" for answer in answers)
+
+
+def test_without_a_way_to_run_them_as_one_each_is_answered_alone(bench: Any) -> None:
+    assert requests_of(bench.app(), *[(b"m", b'{"instances": [1.0]}')] * 2) == [None] * 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -35,7 +35,17 @@ class Scene:
         self.events: list[Any] = []
         self.seconds_per_request = 0.0
         self.clock = ManualClock()
-        self.queue = TurnQueue(cast(Any, self.loop), self.begin, self.clock.now)
+        self.merges: Callable[[bytes], bool] = lambda _: False
+        """Which requests are answered together, if two at least are."""
+        self.queue = TurnQueue(cast(Any, self.loop), self.begin, self.begin_together, self.clock.now)
+
+    def begin_together(self, requests: Sequence[tuple[Any, bytes]]) -> list[Answer | None]:
+        merged = [body for _, body in requests if self.merges(body)]
+        if len(merged) < 2:
+            return [None] * len(requests)
+        self.events.append([body[:4] for body in merged])
+        self.clock.advance(self.seconds_per_request)
+        return [json_response(body) if body in merged else None for _, body in requests]
 
     def begin(self, route: Any, body: bytes) -> Answer:
         del route
@@ -174,3 +184,95 @@ def test_a_receiver_that_fails_is_aborted_and_the_others_go_on(scene: Scene, fai
     assert scene.events[-1] == b"take good"
     assert bad.is_aborted
     assert not good.is_aborted
+
+
+# --- requests that are answered together ----------------------------------------------------------
+
+
+def test_requests_of_one_turn_are_offered_together_and_the_others_answered_alone(scene: Scene) -> None:
+    scene.merges = lambda body: body != b"b"
+    for name in (b"a", b"b", b"c"):
+        scene.queue.arrived(Receiver(scene), name)
+    scene.loop.turn()
+    assert scene.events[3:] == [[b"a", b"c"], b"begin b", b"take a", b"take b", b"take c"]
+
+
+def test_a_single_request_is_not_offered(scene: Scene) -> None:
+    scene.merges = lambda _: True
+    scene.queue.arrived(Receiver(scene), b"a")
+    scene.loop.turn()
+    assert scene.events == [b"read a", b"begin a", b"take a"]
+
+
+def test_what_was_answered_together_is_sent_though_it_took_long_and_the_others_have_another_turn(
+    scene: Scene,
+) -> None:
+    scene.merges = lambda body: body != b"b"
+    scene.seconds_per_request = 1.0
+    for name in (b"a", b"b", b"c"):
+        scene.queue.arrived(Receiver(scene), name)
+    scene.loop.turn()
+    assert scene.events[3:] == [[b"a", b"c"], b"take a", b"take c"]
+    scene.loop.turn()
+    assert scene.events[6:] == [b"begin b", b"take b"]
+
+
+def answered_together(scene: Scene, count: int = 2) -> list[Receiver]:
+    """Have so many receivers answered together, and forget what happened."""
+    scene.merges = lambda _: True
+    receivers = [Receiver(scene) for _ in range(count)]
+    for receiver in receivers:
+        scene.queue.arrived(receiver, b"old")
+    scene.loop.turn()
+    scene.events.clear()
+    return receivers
+
+
+def test_a_turn_waits_until_those_are_back_that_were_answered_together(scene: Scene) -> None:
+    first, second = answered_together(scene)
+    scene.queue.arrived(first, b"a")
+    scene.loop.turn()
+    assert scene.events == []
+    scene.queue.arrived(second, b"b")
+    scene.loop.turn()
+    assert scene.events == [b"read a", b"read b", [b"a", b"b"], b"take a", b"take b"]
+
+
+def test_a_turn_waits_for_nobody_else(scene: Scene) -> None:
+    first, second = answered_together(scene)
+    scene.queue.arrived(second, b"a")
+    scene.queue.arrived(first, b"b")
+    scene.queue.arrived(Receiver(scene), b"c")
+    scene.loop.turn()
+    assert scene.events[3] == [b"a", b"b", b"c"]
+
+
+def test_who_does_not_come_back_is_waited_for_a_few_times_and_once(scene: Scene) -> None:
+    first, _ = answered_together(scene)
+    scene.queue.arrived(first, b"a")
+    for _ in range(3):
+        scene.loop.turn()
+        assert scene.events == []
+    scene.loop.turn()
+    assert scene.events == [b"read a", b"begin a", b"take a"]
+    scene.queue.arrived(first, b"b")
+    scene.loop.turn()
+    assert scene.events[3:] == [b"read b", b"begin b", b"take b"]
+
+
+def test_a_turn_long_after_waits_for_nobody(scene: Scene) -> None:
+    first, _ = answered_together(scene)
+    scene.clock.advance(0.001)
+    scene.queue.arrived(first, b"a")
+    scene.loop.turn()
+    assert scene.events == [b"read a", b"begin a", b"take a"]
+
+
+def test_requests_that_were_answered_one_by_one_are_not_waited_for(scene: Scene) -> None:
+    receivers = [Receiver(scene) for _ in range(2)]
+    for receiver in receivers:
+        scene.queue.arrived(receiver, b"old")
+    scene.loop.turn()
+    scene.queue.arrived(receivers[0], b"a")
+    scene.loop.turn()
+    assert scene.events[-1] == b"take a"

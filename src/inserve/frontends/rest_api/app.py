@@ -6,7 +6,7 @@ server, and applications that mount this one, go through ASGI.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from time import perf_counter
@@ -35,7 +35,7 @@ from inserve.frontends.rest_api.content_encoding import declared_bytes, gunzip, 
 from inserve.frontends.rest_api.examples_routes import classify_route, regress_route
 from inserve.frontends.rest_api.model_routes import ListRoute, MetadataRoute, StatusRoute
 from inserve.frontends.rest_api.openapi import OpenApiRoute
-from inserve.frontends.rest_api.predict_route import PredictRoute
+from inserve.frontends.rest_api.predict_route import FEWEST_TOGETHER, PredictRoute
 from inserve.frontends.rest_api.request_head import METHODS
 from inserve.frontends.rest_api.request_target import (
     ModelTarget,
@@ -70,6 +70,7 @@ from inserve.handlers.model_metadata import ModelMetadataHandler
 from inserve.handlers.model_spec import ModelSpec
 from inserve.handlers.model_status import AnswersModelStatus
 from inserve.handlers.predict import PredictHandler
+from inserve.handlers.predict_together import PredictTogether
 from inserve.handlers.regress import RegressHandler
 from inserve.metrics.request_record import RequestRecord
 
@@ -110,6 +111,8 @@ class RestHandlers:
     model_metadata: ModelMetadataHandler
     model_status: AnswersModelStatus
     models: ModelDirectory
+    predict_together: PredictTogether | None = None
+    """None: requests are answered one by one."""
 
 
 class RestApp:
@@ -213,7 +216,7 @@ class RestApp:
             return None
         spec = _spec_of(wanted.model)
         if wanted.verb == "predict":
-            return PredictRoute(self._handlers.predict, spec, timeout_s)
+            return PredictRoute(self._handlers.predict, spec, timeout_s, self._handlers.predict_together)
         if wanted.verb == "classify":
             return classify_route(self._handlers.classify, spec, timeout_s)
         if wanted.verb == "regress":
@@ -240,6 +243,33 @@ class RestApp:
             if self._has_cors:
                 return answer._replace(headers=CORS_HEADERS)
         return answer
+
+    def begin_together(
+        self, requests: Sequence[tuple[Route, bytes]]
+    ) -> list[Response | Future[Response] | None]:
+        """Answer those of *requests* that can be answered as one, without waiting for anything.
+
+        None for the others, which ``begin`` is to answer. Never raises.
+        """
+        answers: list[Response | Future[Response] | None] = [None] * len(requests)
+        numbers_of: dict[Route, list[int]] = {}
+        for number, (route, _) in enumerate(requests):
+            numbers_of.setdefault(route, []).append(number)
+        for route, numbers in numbers_of.items():
+            if len(numbers) < FEWEST_TOGETHER or type(route) is not PredictRoute:
+                continue
+            started = perf_counter()
+            try:
+                answered = route.answer_together([requests[number][1] for number in numbers])
+            except Exception:
+                answered = None  # each is answered alone, and says what is wrong
+            if answered is None:
+                continue
+            seconds = perf_counter() - started
+            for number, (response, record) in zip(numbers, answered, strict=True):
+                self._on_request(record, route.api, response.code, seconds)
+                answers[number] = response._replace(headers=CORS_HEADERS) if self._has_cors else response
+        return answers
 
     def _finish(self, route: Route, rest: Rest, started: float) -> Response:
         """Do the *rest* of a request; runs on the pool."""

@@ -96,7 +96,7 @@ class HttpFront:
     def __init__(self, app: RestApp, limits: HttpLimits, loop: asyncio.AbstractEventLoop) -> None:
         self.limits = limits
         self.loop = loop
-        self.turns = TurnQueue(loop, app.begin)
+        self.turns = TurnQueue(loop, app.begin, app.begin_together)
         self.too_large = app.too_large
         self.max_body_bytes = app.options.max_body_bytes
         self.connections: set[Connection] = set()

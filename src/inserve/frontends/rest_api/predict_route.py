@@ -16,26 +16,43 @@ from inserve.frontends.rest_api.route import LONGEST_INLINE_BYTES, Answer, Signa
 from inserve.handlers.model_spec import DEFAULT_SIGNATURE_NAME, ModelSpec
 from inserve.handlers.placement import WouldBlock
 from inserve.handlers.predict import PredictHandler
+from inserve.handlers.predict_together import PredictTogether
 from inserve.metrics.request_record import RequestRecord
 from inserve.tensors.dtypes import element_type_of
 from inserve.tensors.json_predict import (
     PredictBody,
+    bind_rows_together,
     encode_plain_response,
     encode_predict_response,
     parse_predict_body,
 )
 
-__all__ = ["PredictRoute", "require_signature", "response_of_outputs"]
+__all__ = ["FEWEST_TOGETHER", "PredictRoute", "require_signature", "response_of_outputs"]
+
+FEWEST_TOGETHER = 2
+
+_LONGEST_TOGETHER_BYTES = 32 << 10
+"""Longer bodies are read one by one: together they would hold up the event loop."""
 
 
 class PredictRoute:
-    """Runs a signature of the model that *spec* names; *timeout_s* limits the run."""
+    """Runs a signature of the model that *spec* names; *timeout_s* limits the run.
+
+    *together* runs requests that have come together; None: there is no such thing.
+    """
 
     is_rest = True
     api = "predict"
 
-    def __init__(self, handler: PredictHandler, spec: ModelSpec, timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        handler: PredictHandler,
+        spec: ModelSpec,
+        timeout_s: float | None,
+        together: PredictTogether | None = None,
+    ) -> None:
         self.model_name = spec.name
+        self._together = together
         self._predict = handler.predict_bound
         self._spec = spec
         self._timeout_s = timeout_s
@@ -51,6 +68,31 @@ class PredictRoute:
         if _num_bytes(arrays) > LONGEST_INLINE_BYTES:
             return lambda _: response_of_outputs(aliases, arrays, call.is_row)
         return response_of_outputs(aliases, arrays, call.is_row)
+
+    def answer_together(self, bodies: Sequence[bytes]) -> list[tuple[Response, RequestRecord]] | None:
+        """Answer several requests in one run, without holding up this thread.
+
+        None where each is to be answered alone; so it is where this raises.
+
+        Raises:
+            InserveError: An output cannot be written as JSON.
+        """
+        if self._together is None or max(map(len, bodies)) > _LONGEST_TOGETHER_BYTES:
+            return None
+
+        def bind(signature: SignatureInfo) -> tuple[Mapping[str, NDArray[Any]], Sequence[int]] | None:
+            return bind_rows_together(bodies, signature.input_types)
+
+        ran = self._together.run_bound(self._spec, bind, self._timeout_s)
+        if ran is None:
+            return None
+        aliases, parts, version, signature_name, run_s = ran
+        answers = []
+        for outputs in parts:
+            record = RequestRecord(self.model_name)
+            record.version, record.signature_name, record.run_s = version, signature_name, run_s
+            answers.append((response_of_outputs(aliases, outputs, True), record))
+        return answers
 
     def _answer_on_pool(self, call: PredictBody, record: RequestRecord | None) -> Response:
         aliases, arrays = self._run(call, True, record)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol, TypeAlias
 
@@ -29,6 +29,10 @@ _LINGER_S = 20e-6
 _LONGEST_GAP_S = 200e-6
 """A lone client that has its answer often asks again at once, and falling asleep and waking up takes longer
 than its next request. If the last one came so soon after an answer, the loop stays awake for a moment."""
+
+_MOST_GATHERS = 3
+"""After requests that were answered together the loop asks the system again, at most so often, until their
+connections have the next ones there: in one run each costs less than half."""
 
 _LARGE_PIECE_BYTES = 64 << 10
 """What is as large as this is not kept until anything else has arrived."""
@@ -57,25 +61,31 @@ class Receiver(Protocol):
 class TurnQueue:
     """Collects until the loop has asked the system for all that is there; lives on *loop*.
 
-    *begin* gets the route and the body of a request, and never raises. *now* is the time in seconds; that
-    of the loop stands still within a turn.
+    *begin* gets the route and the body of a request, *begin_together* those of all that have come in a turn,
+    and returns None for each that *begin* shall answer; neither raises. *now* is the time in seconds; that of
+    the loop stands still within a turn.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         begin: Callable[[Route, bytes], Answer],
+        begin_together: Callable[[Sequence[tuple[Route, bytes]]], Sequence[Answer | None]],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._loop = loop
         self._begin = begin
+        self._begin_together = begin_together
         self._now = now
         self._arrivals: list[tuple[Receiver, bytes]] = []
         self._requests: list[tuple[Receiver, Route, bytes]] = []
         self._is_scheduled = False
         self._is_lingering = False
         self._ended = -math.inf
-        """When the only receiver was last answered."""
+        """When the last answers were sent, to the only receiver or together."""
+        self._company: frozenset[Receiver] = frozenset()
+        """Who was answered together in the last turn, and may soon be back."""
+        self._num_gathers = 0
 
     def arrived(self, receiver: Receiver, data: bytes, is_only: bool = False) -> None:
         """Have *receiver* read *data* in its turn, which is now if it is the only one there is."""
@@ -110,10 +120,22 @@ class TurnQueue:
         self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
+        if self._company and self._is_worth_gathering():
+            self._num_gathers += 1
+            self._loop.call_soon(self._turn)
+            return
+        self._num_gathers = 0
         self._work()
         self._is_scheduled = False
         if self._arrivals or self._requests:
             self._schedule()
+
+    def _is_worth_gathering(self) -> bool:
+        """Return whether some of those who were answered together are likely to be back in a moment."""
+        if self._num_gathers == _MOST_GATHERS or self._now() - self._ended > _LONGEST_GAP_S:
+            return False
+        there = {receiver for receiver, _ in self._arrivals}
+        return len(there) < _MOST_IN_A_TURN and not self._company <= there
 
     def _linger(self) -> None:
         """Have the loop ask the system again at once, instead of going to sleep."""
@@ -130,18 +152,31 @@ class TurnQueue:
             except Exception:  # noqa: PERF203 - one connection fails, not the others
                 _fail(receiver)
         requests, self._requests = self._requests, []
-        answers = []
         until = self._now() + _LONGEST_UNSENT_S
-        for receiver, route, body in requests:
-            answers.append((receiver, self._begin(route, body)))
-            if self._now() > until:
-                break
-        self._requests = requests[len(answers) :]
+        together: Sequence[Answer | None] = ()
+        if len(requests) > 1:
+            together = self._begin_together([request[1:] for request in requests])
+        is_together = len(requests) > 1
+        answers: list[tuple[Receiver, Answer]] = []
+        for number, (receiver, route, body) in enumerate(requests):
+            answer = together[number] if together else None
+            if answer is None:
+                is_together = False
+                if answers and self._now() > until:
+                    self._requests.append((receiver, route, body))
+                    continue
+                answer = self._begin(route, body)
+            answers.append((receiver, answer))
         for receiver, answer in answers:
             try:
                 receiver.take(answer)
             except Exception:  # noqa: PERF203 - one connection fails, not the others
                 _fail(receiver)
+        if is_together:
+            self._company = frozenset(receiver for receiver, _ in answers)
+            self._ended = self._now()
+        else:
+            self._company = frozenset()
 
 
 def _fail(receiver: Receiver) -> None:
