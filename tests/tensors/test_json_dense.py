@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from inserve.tensors import json_dense
 from inserve.tensors.dtypes import DataType
 from inserve.tensors.json_dense import DenseList, load_with_dense_lists
 
@@ -123,6 +126,70 @@ def test_shapes_of_any_size_are_told(shape: tuple[int, ...]) -> None:
 
 def test_a_first_row_of_many_makes_no_expected_structure_beyond_the_body() -> None:
     assert load({"inputs": [[0] * 100_000] + [[]] * 100_000}) is None
+
+
+ROWS = st.lists(
+    st.one_of(
+        st.integers(-5, 2**70),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.lists(st.one_of(st.integers(-5, 5), st.just(0.5)), max_size=3),
+        st.sampled_from([[[1]], [[], [2]], True, None, [0.25, 1]]),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    rows=st.lists(ROWS, min_size=1, max_size=3), times=st.integers(150, 300), blank=st.sampled_from(["", " "])
+)
+def test_a_structure_that_came_before_changes_nothing(rows: list[Any], times: int, blank: str) -> None:
+    json_dense._shapes.clear()
+    document = {"instances": [rows[index % len(rows)] for index in range(times)]}
+    body = json.dumps(document, separators=("," + blank, ":")).encode()
+    other = json.dumps(
+        {"instances": with_halves(document["instances"])}, separators=("," + blank, ":")
+    ).encode()
+    first, first_of_other = seen(body), None
+    for _ in range(2):
+        json_dense._shapes.clear()
+        first_of_other = seen(other)
+        assert seen(body) == first
+        assert seen(other) == first_of_other
+
+
+def with_halves(value: Any) -> Any:
+    """Return *value* with other numbers in the same places."""
+    if isinstance(value, list):
+        return [with_halves(item) for item in value]
+    return value + 0.5 if type(value) is int else value
+
+
+def seen(body: bytes) -> Any:
+    found = load_with_dense_lists(body)
+    if found is None:
+        return None
+    values = dense(found["instances"])
+    return values.shape, values.values.dtype, values.values.tobytes()
+
+
+@pytest.mark.parametrize("text", ["7", "-7", "[[7", " [ 7", "7.0", "7e0", "0.5"])
+def test_of_a_structure_that_came_before_the_first_number_tells_integers(text: str) -> None:
+    closing = "]" * text.count("[")
+    row = text + ", 8" + closing if closing else text
+    body = ('{"instances": [' + ", ".join([row] * 400) + "]}").encode()
+    for _ in range(2):
+        is_integer = not set(text) & set(".e")
+        assert dense(load_with_dense_lists(body)["instances"]).values.dtype == (  # type: ignore[index]
+            np.int64 if is_integer else np.float64
+        )
+
+
+def test_what_is_remembered_has_a_bound() -> None:
+    for size in range(300, 400):
+        load({"instances": [0.5] * size})
+    assert len(json_dense._shapes) <= 32
 
 
 def test_threads_do_not_share_a_parser() -> None:

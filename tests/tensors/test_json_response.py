@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from inserve.errors import InvalidArgumentError, ResourceExhaustedError
 from inserve.tensors.dtypes import DataType, element_type_of
 from inserve.tensors.flat_tensor import shaped
-from inserve.tensors.json_response import encode_floats, encode_predict_response, encode_string
+from inserve.tensors.json_response import (
+    encode_floats,
+    encode_plain_response,
+    encode_predict_response,
+    encode_string,
+)
 
 
 def f32(values: list[Any]) -> NDArray[np.float32]:
@@ -183,3 +188,35 @@ def test_a_double_reads_back_as_itself(values: list[float], rows: bool) -> None:
 def test_a_string_reads_back_as_itself(text: bytes) -> None:
     read = json.loads(encode_string(text).decode("utf-8", "surrogateescape"))
     assert read.encode("utf-8", "surrogateescape") == text
+
+
+# --- most answers ---------------------------------------------------------------------------------
+
+TENSORS = st.sampled_from(
+    [
+        f32([1.5]),
+        f32([[1, np.nan, np.inf]]),
+        f32([[1.5], [2.5]]),
+        f32([[[1, 2], [3, -np.inf]]]),
+        np.array([7], np.int64),
+        np.array([True]),
+        np.array(7),
+        strings(b"a"),
+        f32([]),
+        np.zeros((1, 0), np.int32),
+        f32([[1, 2], [3, 4]]).T[:1],
+        shaped(f32([1, 2]), (1,) * 70 + (2,)),
+    ]
+)
+NAMES = st.sampled_from(["y", 'a"b', "100%", "%b", "é", "c_bytes"])
+
+
+@given(outputs=st.dictionaries(NAMES, TENSORS, min_size=1, max_size=3), is_row=st.booleans())
+def test_most_answers_are_written_as_all_are(outputs: dict[str, Any], is_row: bool) -> None:
+    plain = encode_plain_response(list(outputs), list(outputs.values()), is_row)
+    assert plain is None or plain == encode(is_row, **outputs)
+
+
+def test_one_row_of_several_numbers_is_what_most_answers_are() -> None:
+    plain = encode_plain_response(["class", "scores"], [np.array([7]), f32([[0.25, 0.75]])], True)
+    assert plain == b'{"predictions": [{"class": 7, "scores": [0.25,0.75]}]}'

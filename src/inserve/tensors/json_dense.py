@@ -39,6 +39,9 @@ _MAX_SIMDJSON_LENGTH = 0xFFFFFF
 _TAIL = 64
 _MAX_REMEMBERED_BYTES = 2**18
 """Length of the longest structure that is remembered: clients repeat themselves."""
+_MAX_REMEMBERED = 32
+_MAX_LOOKED_UP_BYTES = 2**14
+"""Length of the longest structure that tells the shape: to hash a longer one takes longer than to ask."""
 
 _one_list_start = re.compile(
     rb"[ \t\r\n]*\{[ \t\r\n]*"
@@ -46,11 +49,14 @@ _one_list_start = re.compile(
     rb'"(instances|inputs)"[ \t\r\n]*:[ \t\r\n]*(?=\[)'
 ).match
 _member_list_start = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*(?=\[)").match
+_first_is_integer = re.compile(rb"[\[ \t\r\n]*-?[0-9]+[ \t\r\n]*[,\]]").match
 _ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
 _MARK = "\x01"
 """Starts the string that stands for a list; no string without escapes can hold it."""
 
 _thread = threading.local()
+_shapes: dict[bytes, tuple[int, ...]] = {}
+"""Of lists that came before, by their brackets and commas."""
 
 
 class DenseList:
@@ -116,12 +122,25 @@ def _only_list(body: bytes, match: re.Match[bytes]) -> dict[str, Any] | None:
     If it is JSON at all, nothing but the list and a brace follows.
     """
     signature_name, key = match.group(1), match.group(2).decode()
-    dense = _read_list(body, key)
-    if dense is None or not _are_rectangular(body, [body[: match.end()]], [dense]):
+    if signature_name is not None:
+        dense = _read_list(body, key)
+        if dense is None or not _are_rectangular(body, [body[: match.end()]], [dense]):
+            return None
+        return {"signature_name": signature_name.decode(), key: dense}
+    structure = body.translate(None, _ALL_BUT_STRUCTURE)
+    is_short = len(structure) <= _MAX_LOOKED_UP_BYTES
+    shape = _shapes.get(structure) if is_short else None
+    dense = _read_list(body, key, shape, match.end())
+    if dense is None:
         return None
-    if signature_name is None:
-        return {key: dense}
-    return {"signature_name": signature_name.decode(), key: dense}
+    if shape is None:
+        if _structure_length(dense.shape) != len(structure) or _expected_structure(dense.shape) != structure:
+            return None
+        if is_short:
+            if len(_shapes) >= _MAX_REMEMBERED:
+                _shapes.clear()
+            _shapes[structure] = dense.shape
+    return {key: dense}
 
 
 def _put_back(json_object: dict[str, Any], lists: list[DenseList]) -> None:
@@ -169,10 +188,13 @@ def _list_end(body: bytes, start: int, end: int) -> int:
     return body.rfind(b"]", start, end if brace < 0 else brace) + 1
 
 
-def _read_list(text: bytes | memoryview, key: str | None = None) -> DenseList | None:
+def _read_list(
+    text: bytes | memoryview, key: str | None = None, shape: tuple[int, ...] | None = None, start: int = 0
+) -> DenseList | None:
     """Return the list of numbers that *text* is, or that it has under *key*; None where it is no such list.
 
-    Its shape is what its first elements and the number of all tell.
+    Its shape is what its first elements and the number of all tell. Where it is known to be *shape*,
+    *start* says where the list begins.
     """
     if len(text) > _MAX_KEPT_PARSER_BYTES:
         parser = simdjson.Parser()
@@ -188,7 +210,10 @@ def _read_list(text: bytes | memoryview, key: str | None = None) -> DenseList | 
             outermost = outermost[key]
         if not isinstance(outermost, simdjson.Array):
             return None
-        shape, are_integers = _first_element(outermost)
+        if shape is None:
+            shape, are_integers = _first_element(outermost)
+        else:
+            are_integers = _first_is_integer(text, start) is not None
         values = _numbers(outermost, are_integers)
     except (ValueError, TypeError, RuntimeError):
         return None
@@ -234,7 +259,7 @@ def _are_rectangular(body: bytes, before: list[bytes], lists: list[DenseList]) -
             length = _structure_length(shape)
             if length > len(structure):
                 return False
-            expected = (_remembered_structure if length <= _MAX_REMEMBERED_BYTES else _structure)(shape)
+            expected = _expected_structure(shape)
         position += len(text.translate(None, _ALL_BUT_STRUCTURE))
         if not structure.startswith(expected, position):
             return False
@@ -242,7 +267,7 @@ def _are_rectangular(body: bytes, before: list[bytes], lists: list[DenseList]) -
     return True
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=_MAX_REMEMBERED)
 def _structure_length(shape: tuple[int, ...]) -> int:
     length = 0
     for size in reversed(shape):
@@ -258,4 +283,10 @@ def _structure(shape: tuple[int, ...]) -> bytes:
     return structure
 
 
-_remembered_structure = functools.lru_cache(maxsize=32)(_structure)
+_remembered_structure = functools.lru_cache(maxsize=_MAX_REMEMBERED)(_structure)
+
+
+def _expected_structure(shape: tuple[int, ...]) -> bytes:
+    if _structure_length(shape) <= _MAX_REMEMBERED_BYTES:
+        return _remembered_structure(shape)
+    return _structure(shape)

@@ -10,6 +10,7 @@ Source: TensorFlow Serving, ``util/json_tensor.cc``.
 from __future__ import annotations
 
 import binascii
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -46,16 +47,27 @@ _MAX_EMPTY_LISTS = 2**24
 """A tensor without elements may have any other dimensions, each of which is a list of lists."""
 
 
-def encode_plain_response(tensor: NDArray[Any], is_row: bool) -> bytes | None:
-    """Return what ``encode_predict_response`` returns for one output of numbers, which models mostly have.
+def encode_plain_response(
+    aliases: Sequence[str], arrays: Sequence[NDArray[Any]], is_row: bool
+) -> bytes | None:
+    """Return what ``encode_predict_response`` returns for what most answers are.
 
-    None where *tensor* has to be looked at more closely.
+    That is one output of numbers, or one row of several. None where they have to be looked at more closely.
     """
-    shape = tensor.shape
-    if not shape or 0 in shape or type(tensor) is not np.ndarray or tensor.dtype not in _PLAIN:
+    is_single = len(arrays) == 1
+    if not (is_single or is_row):
         return None
-    text = _encode_array(np.ascontiguousarray(tensor))
-    return b'{"predictions": %b}' % text if is_row else b'{"outputs": %b}' % text
+    texts = []
+    for tensor in arrays:
+        shape = tensor.shape
+        if not shape or 0 in shape or type(tensor) is not np.ndarray or tensor.dtype not in _PLAIN:
+            return None
+        if not is_single and shape[0] != 1:
+            return None
+        texts.append(_encode_array(np.ascontiguousarray(tensor)))
+    if is_single:
+        return b'{"predictions": %b}' % texts[0] if is_row else b'{"outputs": %b}' % texts[0]
+    return b'{"predictions": [%b]}' % (_row_format(tuple(aliases)) % tuple([text[1:-1] for text in texts]))
 
 
 def encode_predict_response(
@@ -106,9 +118,15 @@ def _encode_rows(outputs: Sequence[tuple[str, NDArray[Any]]], data_types: Sequen
         _encode(alias, tensor, data_type, 1)
         for (alias, tensor), data_type in zip(outputs, data_types, strict=True)
     ]
-    names = [encode_string(alias.encode("utf-8", "surrogateescape")) for alias, _ in outputs]
-    row = b"{" + b", ".join([name.replace(b"%", b"%%") + b": %b" for name in names]) + b"}"
+    row = _row_format(tuple(alias for alias, _ in outputs))
     return b"[" + b", ".join([row % values for values in zip(*columns, strict=True)]) + b"]"
+
+
+@functools.lru_cache(maxsize=128)
+def _row_format(aliases: tuple[str, ...]) -> bytes:
+    """Return one row of several outputs, to be filled in with the texts of their values."""
+    names = [encode_string(alias.encode("utf-8", "surrogateescape")) for alias in aliases]
+    return b"{" + b", ".join([name.replace(b"%", b"%%") + b": %b" for name in names]) + b"}"
 
 
 def _encode(alias: str, tensor: NDArray[Any], data_type: int, depth: int) -> list[bytes]:

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 from inserve.errors import Code, UnavailableError
+from inserve.frontends.rest_api import predict_route
 from inserve.frontends.rest_api.app import RestApp, RestHandlers, RestOptions
 from inserve.frontends.rest_api.response import Response
 from inserve.frontends.rest_api.route import LONGEST_INLINE_BYTES, RequestKey
 from inserve.handlers.model_spec import ModelSpec
 from inserve.handlers.predict_together import RanTogether
 from inserve.protos import messages
+from inserve.testing import ManualClock
 
 PREDICT = b"/v1/models/m:predict"
 BODY = b'{"instances": [1.0, 2.0]}'
@@ -520,17 +522,18 @@ def test_predict_requests_for_one_model_are_answered_together(bench: Any) -> Non
     assert bench.counted == [("m", "predict", Code.OK)] * 2
 
 
-def test_where_one_of_them_is_bad_each_is_answered_alone(bench: Any) -> None:
+def test_where_one_of_them_is_bad_each_has_its_own_answer(bench: Any) -> None:
     app = app_of(bench, Together(bench))
-    assert requests_of(app, (b"m", b'{"instances": [1.0]}'), (b"m", b'{"instances": ["a"]}')) == [None] * 2
-    assert bench.counted == []
+    answers = requests_of(app, (b"m", b'{"instances": [1.0]}'), (b"m", b'{"instances": ["a"]}'))
+    assert [answer.status for answer in answers] == [200, 400]
+    assert bench.counted == [("m", "predict", Code.OK), ("m", "predict", Code.INVALID_ARGUMENT)]
 
 
-def test_a_defect_leaves_them_to_be_answered_alone(bench: Any) -> None:
+def test_a_defect_leaves_each_to_be_answered_by_itself(bench: Any) -> None:
     together = Together(bench)
     together.is_broken = True
-    app = app_of(bench, together)
-    assert requests_of(app, *[(b"m", b'{"instances": [1.0]}')] * 2) == [None] * 2
+    answers = requests_of(app_of(bench, together), *[(b"m", b'{"instances": [1.0]}')] * 2)
+    assert [answer.body for answer in answers] == [b'{"predictions": [2.0]}'] * 2
 
 
 def test_long_bodies_are_not_read_together(bench: Any) -> None:
@@ -539,10 +542,92 @@ def test_long_bodies_are_not_read_together(bench: Any) -> None:
     assert requests_of(app, (b"m", b'{"instances": [1.0]}'), (b"m", long)) == [None] * 2
 
 
-def test_answers_given_together_have_the_cors_headers(bench: Any) -> None:
-    answers = requests_of(app_of(bench, Together(bench), cors=True), *[(b"m", b'{"instances": [1.0]}')] * 2)
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_answers_given_together_have_the_cors_headers(bench: Any, is_broken: bool) -> None:
+    together = Together(bench)
+    together.is_broken = is_broken
+    answers = requests_of(app_of(bench, together, cors=True), *[(b"m", b'{"instances": [1.0]}')] * 2)
     assert all(dict(answer.headers)[b"Access-Control-Allow-Origin"] == b"*" for answer in answers)
 
 
-def test_without_a_way_to_run_them_as_one_each_is_answered_alone(bench: Any) -> None:
-    assert requests_of(bench.app(), *[(b"m", b'{"instances": [1.0]}')] * 2) == [None] * 2
+# --- requests in stages ---------------------------------------------------------------------------
+
+
+def test_requests_that_are_no_run_together_are_read_then_run_then_written(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def noting(name: str) -> None:
+        function = getattr(predict_route, name)
+
+        def noted(*args: Any) -> Any:
+            events.append(name)
+            return function(*args)
+
+        monkeypatch.setattr(predict_route, name, noted)
+
+    noting("parse_predict_body")
+    noting("response_of_outputs")
+    answers = requests_of(bench.app(), (b"m", b'{"instances": [1.0]}'), (b"m", b'{"inputs": [2.0]}'))
+    assert [answer.body for answer in answers] == [b'{"predictions": [2.0]}', b'{"outputs": [3.0]}']
+    assert events == ["parse_predict_body"] * 2 + ["response_of_outputs"] * 2
+    assert len(bench.asked) == 2
+    assert bench.counted == [("m", "predict", Code.OK)] * 2
+
+
+def test_each_stage_may_fail_for_one_of_them(bench: Any) -> None:
+    good, bodies = (
+        b'{"instances": [1.0]}',
+        [b"{", b'{"instances": ["a"]}', b'{"signature_name": "no", "inputs": 1}'],
+    )
+    answers = requests_of(bench.app(), *[(b"m", body) for body in (good, *bodies, good)])
+    assert [answer.status for answer in answers] == [200, 400, 400, 400, 200]
+    assert [answer.body for answer in answers[1:4]] == [
+        ask(bench.app(), "POST", PREDICT, body).body for body in bodies
+    ]
+
+
+def test_a_run_that_would_hold_up_the_others_goes_to_the_pool(bench: Any) -> None:
+    bench.is_long = True
+    answers = requests_of(bench.app(), *[(b"m", b'{"instances": [1.0]}')] * 2)
+    assert all(isinstance(answer, Future) for answer in answers)
+    bench.pool.run_all()
+    assert [answer.result().body for answer in answers] == [b'{"predictions": [2.0]}'] * 2
+    assert bench.asked == [(ModelSpec("m"), 30.0, may_block) for may_block in (False, False, True, True)]
+
+
+def test_a_full_pool_refuses_what_came_together(bench: Any) -> None:
+    bench.is_long = bench.pool.is_full = True
+    answers = requests_of(bench.app(), *[(b"m", b'{"instances": [1.0]}')] * 2)
+    assert [answer.status for answer in answers] == [429] * 2
+
+
+def test_only_as_many_are_answered_as_take_no_longer_than_answers_may_wait(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    monkeypatch.setattr(predict_route, "perf_counter", clock.now)
+    run = bench.predict_bound
+
+    def slow_run(*args: Any) -> Any:
+        clock.advance(bench.run_s)
+        return run(*args)
+
+    bench.predict_bound = slow_run
+    app, good = bench.app(), (b"m", b'{"instances": [1.0]}')
+
+    def num_answered() -> int:
+        return sum(answer is not None for answer in requests_of(app, *[good] * 16))
+
+    bench.run_s = 0.9e-3
+    counts = [num_answered() for _ in range(12)]
+    assert (counts[0], counts[-1]) == (3, 2)
+    bench.run_s = 1.5e-3
+    assert 0 in [num_answered() for _ in range(40)]
+    bench.run_s = 0.1e-3
+    assert max(num_answered() for _ in range(60)) == 16
+
+
+def test_a_single_request_is_not_answered_in_stages(bench: Any) -> None:
+    assert requests_of(bench.app(), (b"m", b'{"instances": [1.0]}'), (b"other", BODY)) == [None] * 2

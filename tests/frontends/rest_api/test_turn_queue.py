@@ -114,7 +114,7 @@ def test_no_answer_waits_for_many_requests(scene: Scene) -> None:
 
 
 def test_no_answer_waits_for_long_requests(scene: Scene) -> None:
-    scene.seconds_per_request = 0.3e-3
+    scene.seconds_per_request = 1.2e-3
     for name in (b"a", b"b", b"c"):
         scene.queue.arrived(Receiver(scene), name)
     scene.loop.turn()

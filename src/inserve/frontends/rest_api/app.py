@@ -247,9 +247,10 @@ class RestApp:
     def begin_together(
         self, requests: Sequence[tuple[Route, bytes]]
     ) -> list[Response | Future[Response] | None]:
-        """Answer those of *requests* that can be answered as one, without waiting for anything.
+        """Begin those of *requests* that have company, as one run or in stages.
 
-        None for the others, which ``begin`` is to answer. Never raises.
+        None for the others, which ``begin`` is to answer, and for what would take longer than
+        ``LONGEST_UNSENT_S``. Never blocks and never raises.
         """
         answers: list[Response | Future[Response] | None] = [None] * len(requests)
         numbers_of: dict[Route, list[int]] = {}
@@ -259,17 +260,30 @@ class RestApp:
             if len(numbers) < FEWEST_TOGETHER or type(route) is not PredictRoute:
                 continue
             started = perf_counter()
+            bodies = [requests[number][1] for number in numbers]
+            answered: Sequence[tuple[Answer | Exception, RequestRecord]] | None
             try:
-                answered = route.answer_together([requests[number][1] for number in numbers])
+                answered = route.answer_together(bodies)
             except Exception:
-                answered = None  # each is answered alone, and says what is wrong
+                answered = None  # each is answered by itself, and says what is wrong
             if answered is None:
-                continue
-            seconds = perf_counter() - started
-            for number, (response, record) in zip(numbers, answered, strict=True):
-                self._on_request(record, route.api, response.code, seconds)
-                answers[number] = response._replace(headers=CORS_HEADERS) if self._has_cors else response
+                answered = route.answer_in_stages(bodies)
+            for number, (answer, record) in zip(numbers, answered, strict=False):
+                answers[number] = self._settle(route, answer, record, started)
         return answers
+
+    def _settle(
+        self, route: Route, answer: Answer | Exception, record: RequestRecord, started: float
+    ) -> Response | Future[Response]:
+        """Return the response to a request, or have the pool get it."""
+        if not isinstance(answer, (Response, Exception)):
+            try:
+                return self._pool.submit(self._finish, route, answer, started)
+            except Exception as error:
+                answer = error
+        response = _failure(route, answer) if isinstance(answer, Exception) else answer
+        self._on_request(record, route.api, response.code, perf_counter() - started)
+        return response._replace(headers=CORS_HEADERS) if self._has_cors else response
 
     def _finish(self, route: Route, rest: Rest, started: float) -> Response:
         """Do the *rest* of a request; runs on the pool."""

@@ -5,14 +5,21 @@ Order and texts: TensorFlow Serving, ``model_servers/http_rest_api_handler.cc``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
 from inserve.errors import InvalidArgumentError
 from inserve.frontends.rest_api.response import JSON_TYPE, Response, json_response
-from inserve.frontends.rest_api.route import LONGEST_INLINE_BYTES, Answer, SignatureInfo
+from inserve.frontends.rest_api.route import (
+    LONGEST_INLINE_BYTES,
+    LONGEST_UNSENT_S,
+    Answer,
+    Rest,
+    SignatureInfo,
+)
 from inserve.handlers.model_spec import DEFAULT_SIGNATURE_NAME, ModelSpec
 from inserve.handlers.placement import WouldBlock
 from inserve.handlers.predict import PredictHandler
@@ -33,6 +40,14 @@ FEWEST_TOGETHER = 2
 
 _LONGEST_TOGETHER_BYTES = 32 << 10
 """Longer bodies are read one by one: together they would hold up the event loop."""
+
+_SHORTEST_S = 1e-6
+_WEIGHT_OF_NEW = 0.2
+_FADING = 0.98
+"""Requests that took too long are tried again some time: it may have been the machine."""
+
+_Outputs: TypeAlias = "tuple[Sequence[str], Sequence[NDArray[Any]]]"
+"""Aliases, and the arrays of each."""
 
 
 class PredictRoute:
@@ -56,18 +71,14 @@ class PredictRoute:
         self._predict = handler.predict_bound
         self._spec = spec
         self._timeout_s = timeout_s
+        self._usual_s = _SHORTEST_S
+        """What a request takes in ``answer_in_stages``."""
 
     def answer(self, body: bytes, record: RequestRecord | None) -> Answer:
         if len(body) > LONGEST_INLINE_BYTES:
             return lambda record: self._answer_on_pool(parse_predict_body(body), record)
         call = parse_predict_body(body)
-        try:
-            aliases, arrays = self._run(call, False, record)
-        except WouldBlock:
-            return lambda record: self._answer_on_pool(call, record)
-        if _num_bytes(arrays) > LONGEST_INLINE_BYTES:
-            return lambda _: response_of_outputs(aliases, arrays, call.is_row)
-        return response_of_outputs(aliases, arrays, call.is_row)
+        return _written(call, self._run_or_rest(call, record))
 
     def answer_together(self, bodies: Sequence[bytes]) -> list[tuple[Response, RequestRecord]] | None:
         """Answer several requests in one run, without holding up this thread.
@@ -94,13 +105,47 @@ class PredictRoute:
             answers.append((response_of_outputs(aliases, outputs, True), record))
         return answers
 
+    def answer_in_stages(self, bodies: Sequence[bytes]) -> list[tuple[Answer | Exception, RequestRecord]]:
+        """Answer the first of several requests, each by itself: all are read, then run, then written.
+
+        A stage that is at work for several requests finds warm caches. As many are answered as take about
+        ``LONGEST_UNSENT_S``; none where that would be one. An exception is what a request has failed with.
+        """
+        if max(map(len, bodies)) > _LONGEST_TOGETHER_BYTES:
+            return []
+        number = min(len(bodies), int(LONGEST_UNSENT_S / self._usual_s))
+        if number < FEWEST_TOGETHER:
+            self._usual_s *= _FADING
+            return []
+        started = perf_counter()
+        calls = [_outcome(parse_predict_body, body) for body in bodies[:number]]
+        ran: list[_Outputs | Rest | Exception] = []
+        records: list[RequestRecord] = []
+        for call in calls:
+            if ran and perf_counter() - started > LONGEST_UNSENT_S:
+                break
+            record = RequestRecord(self.model_name)
+            failed = isinstance(call, Exception)
+            ran.append(call if failed else _outcome(self._run_or_rest, call, record))
+            records.append(record)
+        answers: list[Answer | Exception] = []
+        for call, result in zip(calls, ran, strict=False):
+            answers.append(result if isinstance(result, Exception) else _outcome(_written, call, result))
+        usual_s = (perf_counter() - started) / len(answers)
+        self._usual_s = max(_SHORTEST_S, self._usual_s + _WEIGHT_OF_NEW * (usual_s - self._usual_s))
+        return list(zip(answers, records, strict=True))
+
+    def _run_or_rest(self, call: PredictBody, record: RequestRecord | None) -> _Outputs | Rest:
+        try:
+            return self._run(call, False, record)
+        except WouldBlock:
+            return lambda record: self._answer_on_pool(call, record)
+
     def _answer_on_pool(self, call: PredictBody, record: RequestRecord | None) -> Response:
         aliases, arrays = self._run(call, True, record)
         return response_of_outputs(aliases, arrays, call.is_row)
 
-    def _run(
-        self, call: PredictBody, may_block: bool, record: RequestRecord | None
-    ) -> tuple[Sequence[str], Sequence[NDArray[Any]]]:
+    def _run(self, call: PredictBody, may_block: bool, record: RequestRecord | None) -> _Outputs:
         def bind(signature: SignatureInfo | None) -> Mapping[str, NDArray[Any]]:
             if signature is None or not signature.inputs:
                 signature = require_signature(signature, call.signature_name)
@@ -110,6 +155,23 @@ class PredictRoute:
         if call.signature_name:
             spec = spec._replace(signature_name=call.signature_name)
         return self._predict(spec, bind, self._timeout_s, may_block, record)
+
+
+def _outcome(function: Callable[..., Any], *args: Any) -> Any:
+    """Return what *function* returns, or raises."""
+    try:
+        return function(*args)
+    except Exception as error:
+        return error
+
+
+def _written(call: PredictBody, outputs: _Outputs | Rest) -> Answer:
+    if not isinstance(outputs, tuple):
+        return outputs
+    aliases, arrays = outputs
+    if _num_bytes(arrays) > LONGEST_INLINE_BYTES:
+        return lambda _: response_of_outputs(aliases, arrays, call.is_row)
+    return response_of_outputs(aliases, arrays, call.is_row)
 
 
 def _num_bytes(arrays: Sequence[NDArray[Any]]) -> int:
@@ -139,9 +201,8 @@ def response_of_outputs(aliases: Sequence[str], arrays: Sequence[NDArray[Any]], 
     Raises:
         InvalidArgumentError: They cannot be written in this form.
     """
-    if len(arrays) == 1:
-        body = encode_plain_response(arrays[0], is_row)
-        if body is not None:
-            return Response(200, JSON_TYPE, body)
+    body = encode_plain_response(aliases, arrays, is_row)
+    if body is not None:
+        return Response(200, JSON_TYPE, body)
     types = [element_type_of(array.dtype).data_type for array in arrays]
     return json_response(encode_predict_response(list(zip(aliases, arrays, strict=True)), types, is_row))

@@ -12,6 +12,7 @@ from inserve.metrics.request_record import RequestRecord
 
 __all__ = [
     "LONGEST_INLINE_BYTES",
+    "LONGEST_UNSENT_S",
     "Answer",
     "FixedRoute",
     "ModelDirectory",
@@ -25,6 +26,9 @@ __all__ = [
 
 LONGEST_INLINE_BYTES = 256 << 10
 """A larger body, and larger outputs, are read and written by the pool: it takes the event loop too long."""
+
+LONGEST_UNSENT_S = 2e-3
+"""For so long answers are kept until they are sent together."""
 
 Rest: TypeAlias = Callable[["RequestRecord | None"], Response]
 """What is left to do of a request, for a thread that may be held up; gets a fresh record."""

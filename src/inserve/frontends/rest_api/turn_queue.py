@@ -15,15 +15,12 @@ from concurrent.futures import Future
 from typing import Protocol, TypeAlias
 
 from inserve.frontends.rest_api.response import Response
-from inserve.frontends.rest_api.route import Route
+from inserve.frontends.rest_api.route import LONGEST_UNSENT_S, Route
 
 __all__ = ["Answer", "Receiver", "TurnQueue"]
 
 _MOST_IN_A_TURN = 16
 """So many requests, at the most, are answered before the answers are sent."""
-
-_LONGEST_UNSENT_S = 0.5e-3
-"""For so long answers are kept until they are sent together."""
 
 _LINGER_S = 20e-6
 _LONGEST_GAP_S = 200e-6
@@ -152,7 +149,7 @@ class TurnQueue:
             except Exception:  # noqa: PERF203 - one connection fails, not the others
                 _fail(receiver)
         requests, self._requests = self._requests, []
-        until = self._now() + _LONGEST_UNSENT_S
+        until = self._now() + LONGEST_UNSENT_S
         together: Sequence[Answer | None] = ()
         if len(requests) > 1:
             together = self._begin_together([request[1:] for request in requests])
