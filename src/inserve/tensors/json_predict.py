@@ -19,7 +19,11 @@ from inserve.tensors.flat_tensor import shaped
 from inserve.tensors.json_dense import MIN_BYTES, DenseList, load_with_dense_lists
 from inserve.tensors.json_document import load_document, members, parse_document
 from inserve.tensors.json_dump import dump
-from inserve.tensors.json_response import encode_plain_response, encode_predict_response
+from inserve.tensors.json_response import (
+    encode_plain_response,
+    encode_plain_row,
+    encode_predict_response,
+)
 from inserve.tensors.json_values import (
     TooManyDimensionsError,
     convert_plain,
@@ -34,6 +38,7 @@ __all__ = [
     "PredictBody",
     "bind_rows_together",
     "encode_plain_response",
+    "encode_plain_row",
     "encode_predict_response",
     "parse_predict_body",
     "read_signature_name",

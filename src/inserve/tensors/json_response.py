@@ -23,7 +23,13 @@ from numpy.typing import NDArray
 from inserve.errors import InvalidArgumentError, ResourceExhaustedError
 from inserve.tensors.dtypes import DataType, data_type_name, element_type
 
-__all__ = ["encode_floats", "encode_plain_response", "encode_predict_response", "encode_string"]
+__all__ = [
+    "encode_floats",
+    "encode_plain_response",
+    "encode_plain_row",
+    "encode_predict_response",
+    "encode_string",
+]
 
 _FLOATS = frozenset({DataType.DT_FLOAT, DataType.DT_DOUBLE})
 _WRITABLE = _FLOATS | {
@@ -47,27 +53,32 @@ _MAX_EMPTY_LISTS = 2**24
 """A tensor without elements may have any other dimensions, each of which is a list of lists."""
 
 
-def encode_plain_response(
-    aliases: Sequence[str], arrays: Sequence[NDArray[Any]], is_row: bool
-) -> bytes | None:
-    """Return what ``encode_predict_response`` returns for what most answers are.
+def encode_plain_response(tensor: NDArray[Any], is_row: bool) -> bytes | None:
+    """Return what ``encode_predict_response`` returns for one output of numbers, which models mostly have.
 
-    That is one output of numbers, or one row of several. None where they have to be looked at more closely.
+    None where *tensor* has to be looked at more closely.
     """
-    is_single = len(arrays) == 1
-    if not (is_single or is_row):
+    shape = tensor.shape
+    if not shape or 0 in shape or type(tensor) is not np.ndarray or tensor.dtype not in _PLAIN:
         return None
+    text = _encode_array(np.ascontiguousarray(tensor))
+    return b'{"predictions": %b}' % text if is_row else b'{"outputs": %b}' % text
+
+
+def encode_plain_row(aliases: Sequence[str], tensors: Sequence[NDArray[Any]]) -> bytes | None:
+    """Return what ``encode_predict_response`` returns for a single row of several outputs of numbers.
+
+    None where they are anything else, or have to be looked at more closely.
+    """
     texts = []
-    for tensor in arrays:
+    for tensor in tensors:
         shape = tensor.shape
-        if not shape or 0 in shape or type(tensor) is not np.ndarray or tensor.dtype not in _PLAIN:
+        if not shape or shape[0] != 1 or 0 in shape or type(tensor) is not np.ndarray:
             return None
-        if not is_single and shape[0] != 1:
+        if tensor.dtype not in _PLAIN:
             return None
-        texts.append(_encode_array(np.ascontiguousarray(tensor)))
-    if is_single:
-        return b'{"predictions": %b}' % texts[0] if is_row else b'{"outputs": %b}' % texts[0]
-    return b'{"predictions": [%b]}' % (_row_format(tuple(aliases)) % tuple([text[1:-1] for text in texts]))
+        texts.append(_encode_array(np.ascontiguousarray(tensor))[1:-1])
+    return b'{"predictions": [%b]}' % (_row_format(tuple(aliases)) % tuple(texts))
 
 
 def encode_predict_response(

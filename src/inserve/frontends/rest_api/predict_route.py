@@ -30,6 +30,7 @@ from inserve.tensors.json_predict import (
     PredictBody,
     bind_rows_together,
     encode_plain_response,
+    encode_plain_row,
     encode_predict_response,
     parse_predict_body,
 )
@@ -78,7 +79,11 @@ class PredictRoute:
         if len(body) > LONGEST_INLINE_BYTES:
             return lambda record: self._answer_on_pool(parse_predict_body(body), record)
         call = parse_predict_body(body)
-        return _written(call, self._run_or_rest(call, record))
+        try:
+            outputs = self._run(call, False, record)
+        except WouldBlock:
+            return lambda record: self._answer_on_pool(call, record)
+        return _written(call, outputs)
 
     def answer_together(self, bodies: Sequence[bytes]) -> list[tuple[Response, RequestRecord]] | None:
         """Answer several requests in one run, without holding up this thread.
@@ -119,7 +124,7 @@ class PredictRoute:
             return []
         started = perf_counter()
         calls = [_outcome(parse_predict_body, body) for body in bodies[:number]]
-        ran: list[_Outputs | Rest | Exception] = []
+        ran: list[Any] = []
         records: list[RequestRecord] = []
         for call in calls:
             if ran and perf_counter() - started > LONGEST_UNSENT_S:
@@ -130,7 +135,8 @@ class PredictRoute:
             records.append(record)
         answers: list[Answer | Exception] = []
         for call, result in zip(calls, ran, strict=False):
-            answers.append(result if isinstance(result, Exception) else _outcome(_written, call, result))
+            is_written = isinstance(result, tuple)
+            answers.append(_outcome(_written, call, result) if is_written else result)
         usual_s = (perf_counter() - started) / len(answers)
         self._usual_s = max(_SHORTEST_S, self._usual_s + _WEIGHT_OF_NEW * (usual_s - self._usual_s))
         return list(zip(answers, records, strict=True))
@@ -165,9 +171,7 @@ def _outcome(function: Callable[..., Any], *args: Any) -> Any:
         return error
 
 
-def _written(call: PredictBody, outputs: _Outputs | Rest) -> Answer:
-    if not isinstance(outputs, tuple):
-        return outputs
+def _written(call: PredictBody, outputs: _Outputs) -> Answer:
     aliases, arrays = outputs
     if _num_bytes(arrays) > LONGEST_INLINE_BYTES:
         return lambda _: response_of_outputs(aliases, arrays, call.is_row)
@@ -201,7 +205,11 @@ def response_of_outputs(aliases: Sequence[str], arrays: Sequence[NDArray[Any]], 
     Raises:
         InvalidArgumentError: They cannot be written in this form.
     """
-    body = encode_plain_response(aliases, arrays, is_row)
+    body = None
+    if len(arrays) == 1:
+        body = encode_plain_response(arrays[0], is_row)
+    elif is_row:
+        body = encode_plain_row(aliases, arrays)
     if body is not None:
         return Response(200, JSON_TYPE, body)
     types = [element_type_of(array.dtype).data_type for array in arrays]
