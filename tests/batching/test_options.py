@@ -44,6 +44,10 @@ def test_slots_and_threads_of_runs_together_keep_all_processors_busy(monkeypatch
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert [default_slots(threads) for threads in (0, 1, 2, 8, 16)] == [4, 8, 4, 1, 1]
     assert BatchingOptions(strict=True).num_threads == 8
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert [default_slots(threads) for threads in (0, 1, 2)] == [2, 2, 1]
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
+    assert default_slots(0) == 1
 
 
 def test_every_field_of_the_message_is_taken() -> None:

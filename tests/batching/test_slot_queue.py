@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.batching.bench import LIMIT_S, Bench, rows, value_of
 
+from inserve.batching import slot_queue
 from inserve.batching.options import BatchingOptions
 from inserve.batching.statistics import CloseReason
 from inserve.clock import SystemClock
@@ -465,6 +467,60 @@ def test_callers_that_do_not_come_back_are_not_waited_for_long(make_bench: MakeB
     assert value_of(again) == [[6.0]]
     assert bench.runner.run([rows(4)])[0].tolist() == [[8.0]]
     assert bench.session.batches == [1, 2, 1, 1]
+
+
+@pytest.fixture
+def no_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slot_queue, "_GATHER_SHARE", 0.0)
+
+
+def rounds_of_eight(make_bench: MakeBench, number: int, seconds: Callable[[int], float]) -> Bench:
+    """Have eight requests wait for two slots, *number* times; a batch of n rows takes ``seconds(n)``."""
+
+    def take_time(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if len(inputs["x"]) > 1:
+            bench.clock.advance(seconds(len(inputs["x"])))
+        return {"y": inputs["x"] * 2}
+
+    bench = make_bench(BatchingOptions(num_batch_threads=2), function=take_time)
+    for _ in range(number):
+        with bench.busy():
+            with bench.busy():
+                futures = [bench.queue(rows(value)) for value in range(8)]
+            wait(futures, LIMIT_S)
+        assert [value_of(future) for future in futures] == [[[2.0 * value]] for value in range(8)]
+        bench.clock.advance(1.0)
+    return bench
+
+
+def batches_of(bench: Bench) -> list[int]:
+    return [size for size in bench.session.batches if size > 1]
+
+
+@pytest.mark.usefixtures("no_gathering")
+def test_once_long_runs_are_known_what_waits_is_shared_among_the_slots(make_bench: MakeBench) -> None:
+    bench = rounds_of_eight(make_bench, 3, lambda size: 0.001 * (2 + size))
+    assert batches_of(bench) == [8, 8, 4, 4]
+    assert bench.stats.close_reasons[CloseReason.SHARED] == 1
+
+
+@pytest.mark.usefixtures("no_gathering")
+def test_short_runs_are_not_shared(make_bench: MakeBench) -> None:
+    bench = rounds_of_eight(make_bench, 4, lambda size: 0.0001 * (2 + size))
+    assert batches_of(bench) == [8] * 4
+
+
+@pytest.mark.usefixtures("no_gathering")
+def test_runs_are_not_shared_where_a_share_takes_as_long_as_the_whole(make_bench: MakeBench) -> None:
+    bench = rounds_of_eight(make_bench, 5, lambda _: 0.01)
+    assert batches_of(bench) == [8, 8, 4, 4, 8, 8]
+
+
+@pytest.mark.usefixtures("no_gathering")
+def test_what_was_not_shared_is_tried_again_some_time(make_bench: MakeBench) -> None:
+    bench = rounds_of_eight(make_bench, 40, lambda _: 0.01)
+    assert batches_of(bench)[:6] == [8, 8, 4, 4, 8, 8]
+    assert batches_of(bench)[6:].count(4) == 1
 
 
 def test_measured_sizes_limit_batches_and_never_requests(make_bench: MakeBench) -> None:

@@ -15,6 +15,7 @@ _REASONS = {
     CloseReason.FULL: "were full",
     CloseReason.NO_FIT: "closed because the next request did not fit",
     CloseReason.SLOT_FREE: "took all that waited when a slot was free",
+    CloseReason.SHARED: "left other slots their share",
     CloseReason.TIMEOUT: "had waited for batch_timeout_micros",
     CloseReason.SHAPES: "left requests of other shapes behind",
     CloseReason.ALONE: "were a request that runs alone",

@@ -45,6 +45,11 @@ class MergedRun:
             return Executor.CALLING_THREAD
         return Executor.POOL
 
+    def usual_s(self, rows: int) -> float | None:
+        """Return what a batch of about so many rows takes, in seconds; None where that is not known yet."""
+        size = size_class(rows)
+        return self._seconds.get(size) if size in self._seen else None
+
     def run(
         self,
         requests: Sequence[Sequence[NDArray[Any]]],

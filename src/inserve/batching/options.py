@@ -150,10 +150,13 @@ def default_slots(intra_op_threads: int) -> int:
     """Return how many batches of one version run at the same time, so that they keep all processors busy.
 
     *intra_op_threads* is what one run may use at most; 0: all, of which a large batch keeps about half
-    busy.
+    busy. Two are more even on two processors: what one batch does before and after its run, and in its
+    narrow parts, leaves them to the other.
     """
     num_cpus = _num_cpus()
-    return max(1, num_cpus // intra_op_threads if intra_op_threads > 0 else num_cpus // 2)
+    if intra_op_threads > 0:
+        return max(1, num_cpus // intra_op_threads)
+    return min(num_cpus, max(2, num_cpus // 2))
 
 
 def check_scheduler_options(options: BatchingOptions) -> None:

@@ -24,6 +24,15 @@ _GATHER_SHARE = 0.05
 
 _GATHER_LIMIT_S = 5e-3
 
+_SHARED_RUN_S = 2e-3
+"""What waits is shared among slots where a run of it would take longer than this."""
+
+_SHARED_GAIN = 0.9
+"""A share must take at most so much of the time of the whole; with most other work a device is the limit."""
+
+_WHOLE_BETWEEN_TRIES = 32
+"""It may have been other work on the machine that made a share slow."""
+
 _NOT_WORTHWHILE = "batches were measured and bring less than 1.2 times the rows per second"
 
 
@@ -60,6 +69,9 @@ class SlotQueue:
         self._groups: OrderedDict[MergeKey | int, deque[BatchTask]] = OrderedDict()
         self._rows = 0
         self._taken = 0
+        self._running_rows = 0
+        """Rows of the batches that run now."""
+        self._num_whole = 0
         self._company = 0
         self._company_until = 0.0
         self._gathered = threading.Event()
@@ -167,6 +179,7 @@ class SlotQueue:
         self.take_all()
         self.is_ready = self.is_gathering = False
         self._taken = 0
+        self._running_rows = 0
 
     def end(self, num_tasks: int) -> None:
         """Note that so many tasks that had been taken are done. Wants the lock."""
@@ -180,6 +193,7 @@ class SlotQueue:
         expired: list[BatchTask] = []
         outcomes: list[Outcome] = []
         run_s = 0.0
+        total = 0
         try:
             if leader is not None and leader.key is not None:
                 self._gather(leader)
@@ -188,6 +202,7 @@ class SlotQueue:
                 reason = self._form_batch(leader, now, tasks, expired)
                 rows = [task.rows for task in tasks]
                 total = sum(rows)
+                self._running_rows += total
                 padded = rows_to_run(total, self.options.allowed_batch_sizes) if tasks else 0
                 if tasks:
                     self.counts.closed(total, padded - total, reason)
@@ -204,6 +219,7 @@ class SlotQueue:
                 run_s = scheduler.clock.now() - started
         finally:
             with scheduler.lock:
+                self._running_rows -= total
                 self.end(max(int(leader is not None), len(tasks) + len(expired)))
                 self._expect_company(len(tasks), run_s)
             scheduler.give_back(slot)
@@ -280,6 +296,24 @@ class SlotQueue:
     def _is_complete(self, leader_rows: int) -> bool:
         return self.num_queued + 1 >= self._company or self._rows + leader_rows >= self._limit
 
+    def _most_rows(self, waiting: int) -> int:
+        """Return how many of the *waiting* rows the next batch may have, so that every slot has its share.
+
+        Who is given a slot first would else take all, and leave the others single requests. Wants the lock.
+        """
+        whole = min(waiting, self._limit)
+        share = -(-(self._running_rows + waiting) // self.scheduler.num_slots)
+        if share >= whole:
+            return self._limit
+        whole_s, share_s = self._run.usual_s(whole), self._run.usual_s(share)
+        if whole_s is None or whole_s < _SHARED_RUN_S:
+            return self._limit
+        if share_s is not None and share_s > _SHARED_GAIN * whole_s:
+            self._num_whole += 1
+            if self._num_whole % _WHOLE_BETWEEN_TRIES:
+                return self._limit
+        return share
+
     def _push(self, task: BatchTask, in_front: bool = False) -> None:
         key = id(task) if task.key is None else task.key
         group = self._groups.get(key)
@@ -322,6 +356,7 @@ class SlotQueue:
         else:
             group = next(iter(self._groups.values()), None)
         total = sum(task.rows for task in tasks)
+        limit = self._most_rows(total + sum(task.rows for task in group or ()))
         reason = CloseReason.SLOT_FREE
         while group:
             task = group[0]
@@ -331,8 +366,10 @@ class SlotQueue:
                 self.counts.expired += 1
                 expired.append(task)
                 continue
-            if tasks and total + task.rows > self._limit:
-                reason = CloseReason.FULL if total >= self._limit else CloseReason.NO_FIT
+            if tasks and total + task.rows > limit:
+                reason = CloseReason.FULL if total >= limit else CloseReason.NO_FIT
+                if limit < self._limit:
+                    reason = CloseReason.SHARED
                 break
             self.remove(task)
             self._take(task)

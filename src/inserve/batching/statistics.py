@@ -28,6 +28,7 @@ class CloseReason(enum.Enum):
     FULL = "full"
     NO_FIT = "next request did not fit"
     SLOT_FREE = "a slot was free"
+    SHARED = "other slots had their share"
     TIMEOUT = "batch_timeout_micros passed"
     SHAPES = "other requests waiting had other shapes"
     ALONE = "a request that runs alone"
