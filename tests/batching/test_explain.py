@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -42,6 +43,11 @@ def test_fill_waits_and_reasons_are_told_in_numbers() -> None:
     assert "100 % took all that waited when a slot was free" in text
     assert "waited 5.00 ms on average, half of them at most 4.00 ms, 99 % at most 16.00 ms" in text
     assert "5-8: 12.00 ms" in text
+
+
+@pytest.mark.parametrize("reason", CloseReason)
+def test_every_reason_has_words(reason: CloseReason) -> None:
+    assert re.search(r"Of \d+ batches, 100 % \w+ ", explain(close_reasons={reason: 100}, batches=100))
 
 
 @pytest.mark.parametrize(

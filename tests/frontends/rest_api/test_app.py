@@ -629,5 +629,22 @@ def test_only_as_many_are_answered_as_take_no_longer_than_answers_may_wait(
     assert max(num_answered() for _ in range(60)) == 16
 
 
+def test_one_model_after_another_is_asked_as_long_as_answers_may_wait(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    monkeypatch.setattr("inserve.frontends.rest_api.app.perf_counter", clock.now)
+    run = bench.predict_bound
+
+    def slow_run(*args: Any) -> Any:
+        clock.advance(1.2e-3)
+        return run(*args)
+
+    bench.predict_bound = slow_run
+    asked = [(model, b'{"instances": [1.0]}') for model in (b"m", b"other", b"m", b"other")]
+    answers = requests_of(bench.app(), *asked)
+    assert [answer is None for answer in answers] == [False, True, False, True]
+
+
 def test_a_single_request_is_not_answered_in_stages(bench: Any) -> None:
     assert requests_of(bench.app(), (b"m", b'{"instances": [1.0]}'), (b"other", BODY)) == [None] * 2

@@ -56,6 +56,7 @@ from inserve.frontends.rest_api.response import (
 )
 from inserve.frontends.rest_api.route import (
     LONGEST_INLINE_BYTES,
+    LONGEST_UNSENT_S,
     Answer,
     FixedRoute,
     ModelDirectory,
@@ -256,10 +257,13 @@ class RestApp:
         numbers_of: dict[Route, list[int]] = {}
         for number, (route, _) in enumerate(requests):
             numbers_of.setdefault(route, []).append(number)
+        until = perf_counter() + LONGEST_UNSENT_S
         for route, numbers in numbers_of.items():
             if len(numbers) < FEWEST_TOGETHER or type(route) is not PredictRoute:
                 continue
             started = perf_counter()
+            if started > until:
+                break
             bodies = [requests[number][1] for number in numbers]
             answered: Sequence[tuple[Answer | Exception, RequestRecord]] | None
             try:
