@@ -110,3 +110,19 @@ def test_a_run_that_failed_took_nothing(handler: PredictHandler, one_model: Any)
 def test_a_thread_that_must_stay_free_does_not_run_what_may_be_long(handler: PredictHandler) -> None:
     with pytest.raises(WouldBlock):
         handler.predict_bound(SPEC, bind_rows, may_block=False)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (ROWS, "inputs: expected a mapping of input names to arrays, got ndarray"),
+        ([1.0], "inputs: expected a mapping of input names to arrays, got list"),
+        (None, "inputs: expected a mapping of input names to arrays, got NoneType"),
+        ({1: ROWS}, "inputs: expected names of inputs as keys, got 1"),
+    ],
+)
+def test_inputs_that_are_no_mapping_by_names_are_said_to_be_none(
+    handler: PredictHandler, inputs: Any, message: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"^{message}$"):
+        handler.predict(SPEC, inputs)

@@ -86,6 +86,9 @@ class PredictHandler:
             )
             if self._tap.listeners:
                 self._tell_of_arrays(handle, spec, inputs, output_filter, aliases, arrays)
+        except (TypeError, LookupError):
+            _check_names(inputs)
+            raise
         finally:
             handle.release()
         if len(aliases) == 1:
@@ -203,6 +206,21 @@ class PredictHandler:
             )
 
         self._tap.tell(LogType.PREDICT, handle.id, request, response)
+
+
+def _check_names(inputs: object) -> None:
+    """Check that *inputs* are what callers in the process are to give.
+
+    Raises:
+        InvalidArgumentError: They are no mapping, or a key is no string.
+    """
+    if not isinstance(inputs, Mapping):
+        raise InvalidArgumentError(
+            f"inputs: expected a mapping of input names to arrays, got {type(inputs).__name__}"
+        )
+    for name in inputs:
+        if not isinstance(name, str):
+            raise InvalidArgumentError(f"inputs: expected names of inputs as keys, got {name!r}")
 
 
 def decode_input(source: TensorSource, spec: TensorSpec) -> NDArray[Any]:
