@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inserve.errors import Code, InvalidArgumentError
+from inserve.errors import Code, InserveError, InvalidArgumentError
 from inserve.handlers.model_spec import ModelSpec
 from inserve.handlers.predict_codec import (
     MalformedRequestError,
@@ -216,7 +216,7 @@ request_messages = st.builds(
 def outcome(source: Any) -> Any:
     try:
         array = to_array(source)
-    except InvalidArgumentError as error:
+    except InserveError as error:
         return error.message
     return (array.dtype, array.shape, array.tolist() if array.dtype == object else array.tobytes())
 
