@@ -108,6 +108,17 @@ def test_threads_that_make_one_input_much_dearer_are_not_taken() -> None:
     assert choose_threads([small, large], default=2) == 2
 
 
+@pytest.mark.parametrize(("alone", "chosen"), [(1.2, 2), (1.0, 1)])
+def test_threads_that_serve_several_callers_and_slow_down_a_lone_one_are_not_taken(
+    alone: float, chosen: int
+) -> None:
+    samples = {
+        Setting(POOL, 2): [Sample(1.0, 1.0)] * 3,
+        Setting(POOL, 1): [Sample(alone, 0.6)] * 3,
+    }
+    assert choose_threads([samples], default=2) == chosen
+
+
 def test_numbers_of_threads_are_compared_with_the_best_executor_of_each() -> None:
     samples = {
         Setting(CALLING, 2): rounds(9e-3, 9e-3, 9e-3),

@@ -44,6 +44,7 @@ and only runs on the pool can end at a deadline."""
 _CLEAR_GAIN = 0.9
 _AGREEING_ROUNDS = 0.75
 _SIZES_SHOWN = 4
+_LARGEST_LONE_LOSS = 1.05
 _LARGEST_LOSS = 1.5
 """A number of threads that makes any of the measured inputs dearer by this is not taken."""
 
@@ -160,7 +161,8 @@ def choose_executor(samples: Samples, intra_op_threads: int) -> Executor:
 def choose_threads(inputs: Sequence[Samples], default: int) -> int:
     """Return the number of intra-op threads that is best for all *inputs* together, or *default*.
 
-    Each input counts the same, with its best executor.
+    Each input counts the same, with its best executor. What several callers gain is not taken from one
+    who is alone.
     """
     best, best_median = default, 1.0
     for threads in sorted({setting.intra_op_threads for samples in inputs for setting in samples}):
@@ -169,7 +171,13 @@ def choose_threads(inputs: Sequence[Samples], default: int) -> int:
         by_input = [list(_thread_ratios(samples, threads, default)) for samples in inputs]
         ratios = [statistics.geometric_mean(ratios) for ratios in zip(*by_input, strict=True)]
         loss = max(statistics.median(ratios) for ratios in by_input)
-        if _is_clear_gain(ratios) and loss < _LARGEST_LOSS and statistics.median(ratios) < best_median:
+        lone = statistics.geometric_mean(_lone_ratio(samples, threads, default) for samples in inputs)
+        if (
+            _is_clear_gain(ratios)
+            and loss < _LARGEST_LOSS
+            and lone < _LARGEST_LONE_LOSS
+            and statistics.median(ratios) < best_median
+        ):
             best, best_median = threads, statistics.median(ratios)
     return best
 
@@ -197,6 +205,13 @@ def _thread_ratios(samples: Samples, threads: int, default: int) -> Iterator[flo
     new = samples[Setting(choose_executor(samples, threads), threads)]
     old = samples[Setting(choose_executor(samples, default), default)]
     return (a.cost / b.cost for a, b in zip(new, old, strict=True))
+
+
+def _lone_ratio(samples: Samples, threads: int, default: int) -> float:
+    """Return by how many times a run of one caller takes longer with *threads*."""
+    new = samples[Setting(choose_executor(samples, threads), threads)]
+    old = samples[Setting(choose_executor(samples, default), default)]
+    return statistics.median(a.alone_s / b.alone_s for a, b in zip(new, old, strict=True))
 
 
 def _is_clear_gain(ratios: Sequence[float]) -> bool:
