@@ -186,6 +186,13 @@ def test_of_a_structure_that_came_before_the_first_number_tells_integers(text: s
         )
 
 
+def test_empty_lists_do_not_hide_lists_of_a_single_number() -> None:
+    json_dense._shapes.clear()
+    for _ in range(2):
+        assert dense(load({"instances": [[]] * 600})["instances"]).shape == (600, 0)
+    assert dense(load({"instances": [[0.5]] * 600})["instances"]).shape == (600, 1)
+
+
 def test_what_is_remembered_has_a_bound() -> None:
     for size in range(300, 400):
         load({"instances": [0.5] * size})

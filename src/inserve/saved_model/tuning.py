@@ -45,6 +45,8 @@ _CLEAR_GAIN = 0.9
 _AGREEING_ROUNDS = 0.75
 _SIZES_SHOWN = 4
 _LARGEST_LONE_LOSS = 1.05
+"""So many times what it takes now may a run of a lone caller take, over all measured inputs."""
+
 _LARGEST_LOSS = 1.5
 """A number of threads that makes any of the measured inputs dearer by this is not taken."""
 

@@ -136,7 +136,7 @@ def _only_list(body: bytes, match: re.Match[bytes]) -> dict[str, Any] | None:
     if shape is None:
         if _structure_length(dense.shape) != len(structure) or _expected_structure(dense.shape) != structure:
             return None
-        if is_short:
+        if is_short and dense.values.size:  # an empty list and one of a single number look alike
             if len(_shapes) >= _MAX_REMEMBERED:
                 _shapes.clear()
             _shapes[structure] = dense.shape

@@ -529,11 +529,14 @@ def test_where_one_of_them_is_bad_each_has_its_own_answer(bench: Any) -> None:
     assert bench.counted == [("m", "predict", Code.OK), ("m", "predict", Code.INVALID_ARGUMENT)]
 
 
-def test_a_defect_leaves_each_to_be_answered_by_itself(bench: Any) -> None:
+def test_a_defect_is_logged_and_leaves_each_to_be_answered_by_itself(
+    bench: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     together = Together(bench)
     together.is_broken = True
     answers = requests_of(app_of(bench, together), *[(b"m", b'{"instances": [1.0]}')] * 2)
     assert [answer.body for answer in answers] == [b'{"predictions": [2.0]}'] * 2
+    assert caplog.messages == ["Unexpected ZeroDivisionError in predict of model m"]
 
 
 def test_long_bodies_are_not_read_together(bench: Any) -> None:

@@ -268,8 +268,9 @@ class RestApp:
             answered: Sequence[tuple[Answer | Exception, RequestRecord]] | None
             try:
                 answered = route.answer_together(bodies)
-            except Exception:
-                answered = None  # each is answered by itself, and says what is wrong
+            except Exception as error:
+                _failure(route, error)  # a defect is logged; each request is answered by itself
+                answered = None
             if answered is None:
                 answered = route.answer_in_stages(bodies)
             for number, (answer, record) in zip(numbers, answered, strict=False):
