@@ -7,12 +7,21 @@ beside. The functions to compare take turns, round by round, and each round give
 from __future__ import annotations
 
 import gc
+import importlib.util
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 HALF_PLUS_TWO = Path(__file__).resolve().parents[1] / "tests/golden/models/half_plus_two/1"
+
+
+def require_packages(*names: str) -> None:
+    """End the script, before it measures anything, unless the packages *names* are installed."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(f'this script needs {", ".join(missing)}: pip install -e ".[test,examples]"')
 
 
 def seconds_per_call(function: Callable[[], object], calls: int) -> float:

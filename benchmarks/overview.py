@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from measure import require_packages
 from overview_curves import Point, measure_curves
 from overview_figures import Figure, machine, markdown
 from overview_hosts import measure_batching, measure_objects
@@ -87,8 +88,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION")
     options = parser.parse_args()
     require_load_generators()
+    if "curves" in options.only:
+        require_packages("uvicorn")
     if options.images is not None and not {"latency", "curves"} <= set(options.only):
         parser.error("the picture needs the sections latency and curves")
+    if options.images is not None:
+        require_packages("matplotlib")
     where = machine()
     figures, points = measure(options.only, QUICK if options.quick else FULL)
     if options.json:

@@ -7,6 +7,7 @@ or ``h2load`` (Debian: wrk, nghttp2-client).
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measure import HALF_PLUS_TWO, report
+from measure import HALF_PLUS_TWO, report, require_packages
 
 PATH = "/v1/models/half_plus_two:predict"
 BODY = '{"instances": [1.0, 2.0, 5.0]}'
@@ -108,6 +109,7 @@ def requests_per_second(port: int, connections: int, folder: Path, path: str = P
 def main() -> None:
     if shutil.which("wrk") is None and shutil.which("h2load") is None:
         sys.exit("this script needs wrk or h2load (Debian: apt-get install wrk nghttp2-client)")
+    require_packages("uvicorn")
     names = ("inserve", "echo", "uvicorn")
     servers = {}
     with tempfile.TemporaryDirectory() as text:
@@ -157,11 +159,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        main()
-    elif sys.argv[1] == "uvicorn":
-        serve_uvicorn()
-    elif sys.argv[1] == "echo":
-        serve_echo()
-    else:
-        serve_inserve()
+    servers = {"inserve": serve_inserve, "echo": serve_echo, "uvicorn": serve_uvicorn}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("server", nargs="?", choices=servers, help="only serve, as the child process does")
+    server = parser.parse_args().server
+    (servers[server] if server else main)()
