@@ -88,10 +88,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION")
     options = parser.parse_args()
     require_load_generators()
-    if "curves" in options.only:
-        require_packages("uvicorn")
     if options.images is not None and not {"latency", "curves"} <= set(options.only):
         parser.error("the picture needs the sections latency and curves")
+    if "curves" in options.only:
+        require_packages("uvicorn")
     if options.images is not None:
         require_packages("matplotlib")
     where = machine()
