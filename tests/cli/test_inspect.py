@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import inserve
 from inserve.cli.inspect import size_text
 from inserve.cli.main import main
 from inserve.demo_data.digits import digits_base_path
 from inserve.protos import messages
+from inserve.saved_model import saved_model_loader
+from inserve.saved_model.tuning import Alternative, Setting, SizeTuning, Tuning
+from inserve.tensorflow_c.interface import Executor
 
 HALF_PLUS_TWO = Path(__file__).resolve().parents[1] / "golden" / "models" / "half_plus_two"
 
@@ -159,3 +163,27 @@ def test_tuning_is_measured_and_shown_with_the_choice(
     assert "serving_default" in result.output.partition("Tuning:")[2]
     assert "calling thread" in result.output
     assert any(tmp_path.rglob("*.json"))
+
+
+def test_later_starts_use_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("INSERVE_CACHE_DIR", str(tmp_path))
+    assert inspect("--tune", HALF_PLUS_TWO).exit_code == 0
+    with inserve.Server({"m": HALF_PLUS_TWO}) as server:
+        tuning = server.models.status("m").tuning
+    assert tuning is not None
+    assert tuning.source == "cached"
+
+
+def test_the_choice_for_several_at_once_is_marked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = (
+        Alternative(Executor.POOL, 2, 14e-3, 11e-3),
+        Alternative(Executor.CALLING_THREAD, 2, 15e-3, 12e-3),
+        Alternative(Executor.CALLING_THREAD, 1, 16e-3, 8e-3),
+    )
+    size = SizeTuning("s", 1, 4, Executor.POOL, figures, Setting(Executor.CALLING_THREAD, 1))
+    tuning = Tuning("measured", 2, (size,), callers=2)
+    monkeypatch.setattr(saved_model_loader, "tune", lambda *_, **__: tuning)
+    output = inspect("--tune", HALF_PLUS_TWO).output
+    assert "Held in memory twice: * is for a lone caller, + for 2 at once" in output
+    marks = [line.split()[0] for line in output.splitlines() if line.rstrip().endswith(" ms")]
+    assert marks == ["*", "calling", "+"]

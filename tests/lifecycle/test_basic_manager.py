@@ -105,6 +105,19 @@ def test_an_unloaded_version_ends_without_error_and_gives_back_its_resources() -
     assert bench.tracker.used == ResourceAllocation()
 
 
+def test_a_version_that_holds_more_than_was_estimated_is_booked_with_that_also_beyond_the_budget() -> None:
+    bench = bench_with(ram_bytes=10)
+    bench.aspire(
+        "m", {1: FakeLoader(estimate=ResourceAllocation.of_ram(6), held=ResourceAllocation.of_ram(12))}
+    )
+    bench.settle()
+    assert bench.published("m", 1) == [START, LOADING, AVAILABLE]
+    assert bench.tracker.used == ResourceAllocation.of_ram(12)
+    bench.aspire("m", {})
+    bench.settle()
+    assert bench.tracker.used == ResourceAllocation()
+
+
 def test_the_unload_waits_for_the_last_handle() -> None:
     bench = bench_with()
     bench.aspire("m", {1: FakeLoader("servable")})

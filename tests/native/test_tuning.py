@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from inserve.resources.allocation import MAIN_MEMORY
 from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions
+from inserve.saved_model.tuner import Tuner
+from inserve.saved_model.tuning import Alternative, SizeTuning, Tuning
 from inserve.tensorflow_c.interface import Executor
 from inserve.tensorflow_c.intra_op_pool import intra_op_pool, shared_pool_flag
 from inserve.tensorflow_c.library import load_library
@@ -69,6 +73,38 @@ def test_a_tuned_version_gives_the_same_outputs_and_so_it_does_from_the_cache(
             assert {alternative.executor for alternative in size.alternatives} == set(Executor)
             assert all(a.alone_s > 0 and a.together_s > 0 for a in size.alternatives)
             assert size.chosen(tuning.intra_op_threads) is not None
+
+
+def test_a_version_held_twice_is_booked_twice_and_answers_a_crowd_as_a_lone_caller(
+    golden_models: Path,
+    load: Callable[[Path], LoadedSavedModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one_row = INPUTS["cnn"][0][:1]
+    figures = (Alternative(Executor.POOL, 2, 1e-3, 1e-3), Alternative(Executor.CALLING_THREAD, 1, 1e-3, 5e-4))
+    size = SizeTuning("serving_default", 1, one_row.nbytes, Executor.POOL, figures, figures[1].setting)
+    monkeypatch.setattr(Tuner, "measure", lambda *_, **__: Tuning("measured", 2, (size,), callers=2))
+    path = golden_models / "cnn" / "1"
+    options = SavedModelOptions(cache_dir=str(tmp_path), tuning_budget_s=10.0, held_twice_bytes=1 << 20)
+    loader = SavedModelLoader(str(path), options, load_saved_model)
+    for source in ("measured", "cached"):
+        held = loader.load()
+        try:
+            servable = loader.servable()
+            assert (servable.tuning.source, servable.num_sessions) == (source, 2)
+            assert held is not None
+            once = loader.estimate_resources().bytes_on(MAIN_MEMORY)
+            assert held.bytes_on(MAIN_MEMORY) == 2 * once
+            plain = load(path)
+            with ThreadPoolExecutor(4) as threads:
+                for one in [threads.submit(answers, plain, loader, [one_row]) for _ in range(8)]:
+                    one.result()
+            with servable.crowded():
+                answers(plain, loader, [one_row])
+                answers(plain, loader, INPUTS["cnn"])
+        finally:
+            loader.unload()
 
 
 def test_what_warm_up_must_not_run_is_not_measured(golden_models: Path) -> None:

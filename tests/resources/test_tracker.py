@@ -47,6 +47,22 @@ def test_what_was_released_can_be_reserved_again() -> None:
     assert tracker.reservations == {"b": ResourceAllocation.of_ram(10)}
 
 
+def test_what_is_booked_anew_replaces_what_was_held_also_beyond_the_budget() -> None:
+    tracker = ResourceTracker({"main": 10})
+    tracker.reserve("a", ResourceAllocation.of_ram(6))
+    tracker.book_anew("a", ResourceAllocation.of_ram(12))
+    assert tracker.used == ResourceAllocation.of_ram(12)
+    with pytest.raises(ResourceExhaustedError):
+        tracker.reserve("b", ResourceAllocation.of_ram(1))
+    tracker.release("a")
+    assert tracker.used == ResourceAllocation()
+
+
+def test_only_an_owner_with_a_reservation_is_booked_anew() -> None:
+    with pytest.raises(ValueError, match="expected an owner with a reservation, a has none"):
+        ResourceTracker({}).book_anew("a", ResourceAllocation.of_ram(1))
+
+
 def test_releasing_nothing_changes_nothing() -> None:
     tracker = ResourceTracker({"main": 10})
     tracker.release("a")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from inserve.errors import InternalError
 from inserve.protos import messages
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.tuned_load import MAX_SECOND_LOAD_BYTES, TunedLoad, names_threads
-from inserve.saved_model.tuner import MeasuredInput
-from inserve.saved_model.tuning import Tuning
+from inserve.saved_model.tuner import MeasuredInput, Tuner
+from inserve.saved_model.tuning import Alternative, Setting, SizeTuning, Tuning
 from inserve.saved_model.tuning_cache import TuningCache
 from inserve.tensorflow_c.interface import Executor, Runner
 from inserve.tensors.dtypes import DataType
@@ -22,6 +23,25 @@ from inserve.testing import ManualClock
 POOL, CALLING = Executor.POOL, Executor.CALLING_THREAD
 DEFAULT, ONE_THREAD = 0, 1
 """The number of intra-op threads that the config of a load names."""
+
+BOTH = 2
+"""Noted where a version is warmed up that is held twice."""
+
+CROWDED = Tuning(
+    "measured",
+    2,
+    (
+        SizeTuning(
+            "serving_default",
+            1,
+            4,
+            POOL,
+            (Alternative(POOL, 2, 14e-3, 11e-3), Alternative(CALLING, 1, 16e-3, 8e-3)),
+            Setting(CALLING, 1),
+        ),
+    ),
+    callers=2,
+)
 
 
 def meta_graph_def() -> bytes:
@@ -62,6 +82,9 @@ class FakeModel:
         del timeout_s
         assert self.is_open
         self._bench.ran.append((self._threads, executor))
+        during, self._bench.during_run = self._bench.during_run, None
+        if during is not None:
+            during()
         self._bench.clock.advance(self._bench.run_s[self._threads, executor])
         return list(arrays)
 
@@ -98,6 +121,7 @@ class Bench:
         self.load_s = 0.1
         self.version_bytes = 1000
         self.kind: type[FakeModel] = FakeModel
+        self.held_twice_bytes = 0
         self.second_load_error: InternalError | None = None
         self.inputs: Sequence[MeasuredInput] = (
             MeasuredInput("serving_default", ("y",), (np.zeros(1, np.float32),)),
@@ -108,6 +132,8 @@ class Bench:
         self.ran: list[tuple[int, Executor]] = []
         self.models: list[FakeModel] = []
         self.servable: SavedModelServable | None = None
+        self.runs_at_warm_up = False
+        self.during_run: Callable[[], object] | None = None
 
     def open(self, config: bytes) -> SavedModelServable:
         threads = messages.ConfigProto.FromString(config).intra_op_parallelism_threads
@@ -119,7 +145,10 @@ class Bench:
         return SavedModelServable(self.models[-1])
 
     def warm_up(self, servable: SavedModelServable) -> Sequence[MeasuredInput]:
-        self.warmed_up.append(self.opened[[m is servable.model for m in self.models].index(True)])
+        is_whole = [model is servable.model for model in self.models]
+        self.warmed_up.append(self.opened[is_whole.index(True)] if any(is_whole) else BOTH)
+        if self.runs_at_warm_up:
+            servable.signature_run(servable.signatures["serving_default"], ()).run([np.zeros(1, np.float32)])
         return self.inputs
 
     def load(self, config: bytes = b"", num_cpus: int = 2, measure_anew: bool = False) -> Tuning:
@@ -132,10 +161,12 @@ class Bench:
             cache=TuningCache(str(self.folder / "cache")),
             version_bytes=lambda: self.version_bytes,
             measure_anew=measure_anew,
+            held_twice_bytes=self.held_twice_bytes,
             num_cpus=num_cpus,
             now=self.clock.now,
         ).load()
-        assert [model for model in self.models if model.is_open] == [servable.model]
+        kept = self.models[-2:] if servable.num_sessions == 2 else [servable.model]
+        assert [model for model in self.models if model.is_open] == kept
         self.servable = servable
         return servable.tuning
 
@@ -256,15 +287,113 @@ def test_a_model_without_such_a_session_is_not_measured(bench: Bench) -> None:
 
 
 def test_runs_are_placed_as_measured(bench: Bench) -> None:
-    bench.run_s[ONE_THREAD, CALLING] = 4e-3
-    bench.run_s[ONE_THREAD, POOL] = 1e-3
+    bench.run_s[DEFAULT, POOL] = 0.5e-3
     bench.load()
     bench.ran.clear()
     assert bench.servable is not None
     run = bench.servable.signature_run(bench.servable.signatures["serving_default"], ())
     for _ in range(3):
         run.run([np.zeros(1, np.float32)])
-    assert bench.ran == [(ONE_THREAD, POOL)] * 3
+    assert bench.ran == [(DEFAULT, POOL)] * 3
+
+
+@pytest.fixture
+def crowd_bench(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A version that may be held twice, with crowded runs if the tuner may say so."""
+
+    def measure(tuner: Tuner, inputs: Any, default: int, may_hold_two: bool, is_all: bool) -> Tuning:
+        del tuner, inputs, is_all
+        assert default == 2
+        if may_hold_two:
+            return CROWDED
+        return replace(CROWDED, sizes=(replace(CROWDED.sizes[0], crowded=None),))
+
+    monkeypatch.setattr(Tuner, "measure", measure)
+    bench.held_twice_bytes = bench.version_bytes
+    bench.runs_at_warm_up = True
+    return bench
+
+
+def runs_alone_and_in_a_crowd(bench: Bench) -> list[tuple[int, Executor]]:
+    """Return the sessions and executors of a run, and of another one that comes while it is in progress."""
+    servable = bench.servable
+    assert servable is not None
+    run = servable.signature_run(servable.signatures["serving_default"], ())
+    arrays = [np.zeros(1, np.float32)]
+    bench.ran.clear()
+    bench.during_run = lambda: run.run(arrays)
+    run.run(arrays)
+    return bench.ran
+
+
+def test_a_crowd_has_the_session_of_one_thread_and_a_lone_caller_the_other(crowd_bench: Bench) -> None:
+    assert crowd_bench.load().is_for_two_sessions
+    assert runs_alone_and_in_a_crowd(crowd_bench) == [(DEFAULT, POOL), (ONE_THREAD, CALLING)]
+    assert (crowd_bench.opened, crowd_bench.warmed_up) == ([DEFAULT, ONE_THREAD], [DEFAULT])
+
+
+def test_the_next_load_holds_two_as_well_and_warms_both_up(crowd_bench: Bench) -> None:
+    crowd_bench.load()
+    crowd_bench.models.clear()
+    crowd_bench.opened.clear()
+    crowd_bench.warmed_up.clear()
+    crowd_bench.ran.clear()
+    assert crowd_bench.load().source == "cached"
+    assert (crowd_bench.opened, crowd_bench.warmed_up) == ([DEFAULT, ONE_THREAD], [DEFAULT, BOTH])
+    assert [threads for threads, _ in crowd_bench.ran] == [DEFAULT, ONE_THREAD]
+    assert runs_alone_and_in_a_crowd(crowd_bench) == [(DEFAULT, POOL), (ONE_THREAD, CALLING)]
+
+
+def test_a_second_session_that_cannot_be_loaded_again_is_done_without(crowd_bench: Bench) -> None:
+    crowd_bench.load()
+    crowd_bench.models.clear()
+    crowd_bench.opened.clear()
+    crowd_bench.second_load_error = InternalError("no memory")
+    tuning = crowd_bench.load()
+    assert (tuning.is_for_two_sessions, tuning.reason) == (False, "a second load failed: no memory")
+    assert runs_alone_and_in_a_crowd(crowd_bench) == [(DEFAULT, POOL), (DEFAULT, POOL)]
+
+
+def test_both_sessions_are_closed_with_the_servable(crowd_bench: Bench) -> None:
+    crowd_bench.load()
+    assert crowd_bench.servable is not None
+    crowd_bench.servable.close()
+    assert [model.is_open for model in crowd_bench.models] == [False, False]
+
+
+def test_a_version_larger_than_may_be_held_twice_is_not(crowd_bench: Bench) -> None:
+    crowd_bench.held_twice_bytes -= 1
+    assert not crowd_bench.load().is_for_two_sessions
+
+
+def test_leave_to_hold_a_version_twice_is_remembered_apart(crowd_bench: Bench) -> None:
+    crowd_bench.load()
+    crowd_bench.models.clear()
+    crowd_bench.held_twice_bytes = 0
+    tuning = crowd_bench.load()
+    assert (tuning.source, tuning.is_for_two_sessions) == ("measured", False)
+
+
+class ChangingModel(FakeModel):
+    """Its signature changes a variable."""
+
+    def __init__(self, bench: Bench, threads: int) -> None:
+        super().__init__(bench, threads)
+        node = messages.NodeDef(name="y", op="AssignAddVariableOp")
+        graph = messages.GraphDef(node=[node]).SerializeToString()
+        self.meta_graph_def += b"\x12" + bytes([len(graph)]) + graph
+
+
+def test_a_version_that_changes_state_is_not_held_twice(crowd_bench: Bench) -> None:
+    crowd_bench.kind = ChangingModel
+    assert not crowd_bench.load().is_for_two_sessions
+
+
+def test_after_tensors_were_run_by_name_all_runs_have_one_session(crowd_bench: Bench) -> None:
+    crowd_bench.load()
+    assert crowd_bench.servable is not None
+    crowd_bench.servable.run_of_tensors((("x:0", DataType.DT_FLOAT),), ("y:0",))
+    assert runs_alone_and_in_a_crowd(crowd_bench) == [(DEFAULT, POOL), (DEFAULT, POOL)]
 
 
 @pytest.mark.parametrize(

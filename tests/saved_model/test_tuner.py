@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from inserve.errors import DeadlineExceededError, InternalError
 from inserve.saved_model.tuner import MAX_ROUNDS, MIN_ROUNDS, MeasuredInput, Tuner
-from inserve.saved_model.tuning import Tuning
+from inserve.saved_model.tuning import Sample, Setting, Tuning
 from inserve.tensorflow_c.interface import Executor, Runner
 from inserve.testing import ManualClock
 
@@ -65,14 +66,12 @@ def measure(
 
 def test_the_figures_of_every_setting_are_told(clock: ManualClock) -> None:
     two = TimedRunner(clock, {POOL: 4e-3, CALLING: 3e-3})
-    one = TimedRunner(clock, {POOL: 2e-3, CALLING: 1e-3})
+    one = TimedRunner(clock, {CALLING: 1e-3})
     tuning = measure(clock, [(ONE, {2: two, 1: one})])
     assert tuning is not None
     (size,) = tuning.sizes
     figures = {(a.executor, a.intra_op_threads): a.alone_s for a in size.alternatives}
-    assert figures == pytest.approx(
-        {(POOL, 2): 4e-3, (CALLING, 2): 3e-3, (POOL, 1): 2e-3, (CALLING, 1): 1e-3}
-    )
+    assert figures == pytest.approx({(POOL, 2): 4e-3, (CALLING, 2): 3e-3, (CALLING, 1): 1e-3})
     assert (tuning.source, tuning.intra_op_threads, size.executor) == ("measured", 1, CALLING)
     assert (size.rows, size.input_bytes, size.signature) == (1, 16, "s")
 
@@ -104,11 +103,10 @@ def test_runs_of_more_than_50_milliseconds_are_measured_on_the_pool_only(clock: 
 
 
 def test_rounds_end_with_the_budget(clock: ManualClock) -> None:
-    runner = TimedRunner(clock, {POOL: [0.09, 0.06], CALLING: 1.0})
-    other = TimedRunner(clock, {POOL: [0.06, 0.09], CALLING: 1.0})
-    assert measure(clock, [(ONE, {2: runner, 1: other})], budget_s=0.65) is not None
-    # Four rounds take 0.6 s; a fifth would end too late.
-    assert len(runner.runs) == 2 + 4
+    runner = TimedRunner(clock, {POOL: 0.04, CALLING: [0.03, 0.05]})
+    assert measure(clock, [(ONE, {2: runner})], budget_s=0.36) is not None
+    # Four rounds take 0.32 s; a fifth would end too late.
+    assert runner.runs.count((1, POOL)) == 2 + 4
 
 
 def test_an_input_that_three_rounds_of_would_take_too_long_is_left_out(clock: ManualClock) -> None:
@@ -163,6 +161,130 @@ def test_several_callers_ask_at_once(clock: ManualClock) -> None:
     assert tuning is not None
     assert tuning.callers == 3
     assert runner.runs.count((1, POOL)) == 2 + MIN_ROUNDS * (1 + 3)
+
+
+def test_other_threads_are_not_tried_on_runs_that_only_the_pool_should_have(clock: ManualClock) -> None:
+    one = TimedRunner(clock, {CALLING: 1e-3})
+    tuning = measure(clock, [(ONE, {2: TimedRunner(clock, {POOL: 0.06}), 1: one})])
+    assert tuning is not None
+    assert (tuning.intra_op_threads, one.runs) == (2, [])
+
+
+class ThreadNotingRunner(TimedRunner):
+    """Also keeps the names of the threads that ran it."""
+
+    def __init__(self, clock: ManualClock, seconds: Mapping[Executor, float | Sequence[float]]) -> None:
+        super().__init__(clock, seconds)
+        self.threads: set[str] = set()
+
+    def run(
+        self,
+        arrays: Sequence[NDArray[Any]],
+        timeout_s: float | None = None,
+        executor: Executor = POOL,
+    ) -> list[NDArray[Any]]:
+        self.threads.add(threading.current_thread().name)
+        return super().run(arrays, timeout_s, executor)
+
+
+def test_numbers_of_intra_op_threads_are_tried_on_different_threads(clock: ManualClock) -> None:
+    two = ThreadNotingRunner(clock, {POOL: 4e-3, CALLING: 3e-3})
+    one = ThreadNotingRunner(clock, {CALLING: 1e-3})
+    Tuner(2, 1.0, clock.now).measure([(ONE, {2: two, 1: one})], default_threads=2)
+    assert two.threads
+    assert one.threads
+    assert not two.threads & one.threads
+    assert threading.current_thread().name not in two.threads | one.threads
+
+
+class CrowdedRunner:
+    """Takes *alone_s* where one caller asks; says that it takes *together_s* by run where two do."""
+
+    def __init__(self, clock: ManualClock, alone_s: float, together_s: float) -> None:
+        self._clock = clock
+        self.alone_s = alone_s
+        self.together_s = together_s
+
+    def run(
+        self,
+        arrays: Sequence[NDArray[Any]],
+        timeout_s: float | None = None,
+        executor: Executor = POOL,
+    ) -> list[NDArray[Any]]:
+        del arrays, timeout_s, executor
+        self._clock.advance(self.alone_s)
+        return []
+
+
+class TwoCallersTuner(Tuner):
+    """Has the samples of crowds from its runners, because threads share one manual clock."""
+
+    def _round(self, candidate: Any, threads: Any) -> None:
+        for setting in candidate.estimates:
+            runner = candidate.runners[setting.intra_op_threads]
+            candidate.samples[setting].append(Sample(runner.alone_s, runner.together_s))
+
+
+def crowd_tuning(
+    clock: ManualClock,
+    inputs: Sequence[tuple[MeasuredInput, Mapping[int, Runner]]],
+    may_hold_two: bool = True,
+    is_all: bool = True,
+) -> Tuning:
+    tuning = TwoCallersTuner(2, 10.0, clock.now).measure(inputs, 2, may_hold_two, is_all)
+    assert tuning is not None
+    return tuning
+
+
+def crowd_runners(
+    clock: ManualClock, two: tuple[float, float], one: tuple[float, float]
+) -> Mapping[int, Runner]:
+    return {2: CrowdedRunner(clock, *two), 1: CrowdedRunner(clock, *one)}
+
+
+GAINING = ((0.014, 0.011), (0.016, 0.008))
+"""Seconds alone and together with two threads and with one: a crowd gains from one, a lone caller loses."""
+
+INDIFFERENT = ((0.03, 0.03), (0.045, 0.03))
+
+
+def test_where_a_crowd_gains_from_other_threads_it_gets_them_and_a_lone_caller_the_pool(
+    clock: ManualClock,
+) -> None:
+    tuning = crowd_tuning(clock, [(ONE, crowd_runners(clock, *GAINING))])
+    (size,) = tuning.sizes
+    assert (tuning.intra_op_threads, tuning.is_for_two_sessions) == (2, True)
+    assert (size.executor, size.crowded) == (POOL, Setting(CALLING, 1))
+
+
+def test_without_leave_to_hold_two_there_is_one_choice(clock: ManualClock) -> None:
+    tuning = crowd_tuning(clock, [(ONE, crowd_runners(clock, *GAINING))], may_hold_two=False)
+    assert (tuning.intra_op_threads, tuning.is_for_two_sessions) == (2, False)
+
+
+def test_sizes_beyond_one_that_gains_nothing_in_a_crowd_do_not_either(clock: ManualClock) -> None:
+    one, two, four = (MeasuredInput("s", ("y",), (np.zeros((rows, 4), np.float32),)) for rows in (1, 2, 4))
+    tuning = crowd_tuning(
+        clock,
+        [
+            (one, crowd_runners(clock, *GAINING)),
+            (two, crowd_runners(clock, *INDIFFERENT)),
+            (four, crowd_runners(clock, *GAINING)),
+        ],
+    )
+    assert [size.crowded for size in tuning.sizes] == [Setting(CALLING, 1), None, None]
+
+
+EQUAL_ALONE = ((0.014, 0.012), (0.0145, 0.008))
+"""One thread saves a tenth of the cost and slows down no lone caller."""
+
+
+@pytest.mark.parametrize(("is_all", "threads", "holds_two"), [(True, 1, False), (False, 2, True)])
+def test_other_threads_for_all_are_not_taken_where_an_input_was_left_out_and_two_can_be_held(
+    clock: ManualClock, is_all: bool, threads: int, holds_two: bool
+) -> None:
+    tuning = crowd_tuning(clock, [(ONE, crowd_runners(clock, *EQUAL_ALONE))], is_all=is_all)
+    assert (tuning.intra_op_threads, tuning.is_for_two_sessions) == (threads, holds_two)
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(1e-5, False), (3e-5, True)])

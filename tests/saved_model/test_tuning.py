@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -11,9 +12,11 @@ from inserve.saved_model.tuning import (
     Setting,
     SizeTuning,
     Tuning,
+    choose_crowded,
     choose_executor,
     choose_threads,
     is_settled,
+    serves_lone_callers_alike,
     tuning_from_dict,
     tuning_to_dict,
 )
@@ -138,8 +141,74 @@ def test_it_is_settled_where_all_rounds_speak_for_the_same(pool: tuple[float, ..
     assert is_settled([samples], default=2) is settled
 
 
+def crowd_samples(
+    pool: tuple[float, float], calling: tuple[float, float], one: tuple[float, float]
+) -> dict[Setting, list[Sample]]:
+    """Three equal rounds of each, in milliseconds: what a run takes alone, and together."""
+    settings = {Setting(POOL, 2): pool, Setting(CALLING, 2): calling, Setting(CALLING, 1): one}
+    return {
+        setting: [Sample(alone * 1e-3, together * 1e-3)] * 3
+        for setting, (alone, together) in settings.items()
+    }
+
+
+def test_a_crowd_gets_other_threads_for_a_clear_gain_whatever_a_lone_caller_would_lose() -> None:
+    samples = crowd_samples(pool=(14, 10), calling=(14, 10), one=(30, 8))
+    assert choose_crowded(samples, default=2) == Setting(CALLING, 1)
+
+
+def test_a_crowd_that_gains_less_than_a_tenth_stays() -> None:
+    assert choose_crowded(crowd_samples((14, 10), (14, 10), (14, 9.5)), default=2) is None
+
+
+def test_runs_that_belong_on_the_calling_thread_are_not_crowded() -> None:
+    assert choose_crowded(crowd_samples((4.9, 4), (4.8, 4), (4.8, 2)), default=2) is None
+
+
+def test_a_lone_caller_who_would_lose_more_in_the_pool_than_a_crowd_gains_is_left_alone() -> None:
+    assert choose_crowded(crowd_samples((20, 14), (10, 7), (12, 6)), default=2) is None
+
+
+def test_a_crowd_of_inputs_that_were_not_measured_with_other_threads_stays() -> None:
+    samples = {Setting(POOL, 2): rounds(0.06, 0.06, 0.06)}
+    assert choose_crowded(samples, default=2) is None
+
+
+def test_threads_that_an_input_was_not_measured_with_are_not_taken() -> None:
+    small = {Setting(CALLING, 2): rounds(3.0, 3.0, 3.0), Setting(CALLING, 1): rounds(1.0, 1.0, 1.0)}
+    assert choose_threads([small, {Setting(POOL, 2): rounds(9.0, 9.0, 9.0)}], default=2) == 2
+
+
+@pytest.mark.parametrize(("alone", "alike"), [(1.0, True), (0.92, True), (0.85, False)])
+def test_a_lone_caller_is_served_alike_up_to_a_tenth(alone: float, alike: bool) -> None:
+    samples = {Setting(POOL, 2): rounds(1.0, 1.0, 1.0), Setting(CALLING, 1): rounds(alone, alone, alone)}
+    assert serves_lone_callers_alike(samples, threads=1, default=2) is alike
+
+
+def test_it_is_not_settled_while_rounds_disagree_about_a_crowd_if_that_counts() -> None:
+    together = (8.0, 11.0, 8.0)
+    samples = {
+        Setting(POOL, 2): [Sample(0.014, 0.010)] * 3,
+        Setting(CALLING, 1): [Sample(0.020, each * 1e-3) for each in together],
+    }
+    assert is_settled([samples], default=2)
+    assert not is_settled([samples], default=2, may_hold_two=True)
+
+
+CROWDED = replace(
+    TUNING, intra_op_threads=2, sizes=(replace(TUNING.sizes[0], executor=POOL, crowded=Setting(CALLING, 1)),)
+)
+
+
 def test_a_tuning_survives_json() -> None:
-    assert tuning_from_dict(json.loads(json.dumps(tuning_to_dict(TUNING)))) == TUNING
+    for tuning in (TUNING, CROWDED):
+        assert tuning_from_dict(json.loads(json.dumps(tuning_to_dict(tuning)))) == tuning
+
+
+def test_a_tuning_with_crowded_runs_is_for_two_sessions() -> None:
+    assert (TUNING.is_for_two_sessions, CROWDED.is_for_two_sessions) == (False, True)
+    assert TUNING.sizes[0].crowded_figures() is None
+    assert CROWDED.sizes[0].crowded_figures() == Alternative(CALLING, 1, 1e-3, 2e-3)
 
 
 @pytest.mark.parametrize(
@@ -158,3 +227,7 @@ def test_the_figures_in_force_are_those_of_executor_and_threads() -> None:
 
 def test_its_line_names_source_threads_executor_and_time() -> None:
     assert str(TUNING) == ("measured: 1 intra-op thread; s [32] calling thread 1 ms; took 0.50 s; because")
+    assert str(CROWDED) == (
+        "measured: 2 intra-op threads; s [32] pool 3 ms, 2 at once calling thread 1 intra-op thread 2 ms; "
+        "took 0.50 s; because"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,16 +63,27 @@ def _print_tuning(console: Console, path: Path, tags: list[str] | None) -> None:
     from rich.table import Table
 
     from inserve.handlers.prediction_log import prediction_log_replay
-    from inserve.saved_model.saved_model_loader import SavedModelOptions, tune
+    from inserve.resources.memory_limit import memory_limit_bytes
+    from inserve.saved_model.saved_model_loader import SavedModelOptions, held_twice_bytes, tune
+    from inserve.server.options import ServerOptions
+    from inserve.tensorflow_c.devices import list_devices
     from inserve.tensorflow_c.interface import Executor
 
-    options = SavedModelOptions() if tags is None else SavedModelOptions(tuple(tags))
+    config = ServerOptions().complete_session_config()
+    options = SavedModelOptions(
+        session_config=config, held_twice_bytes=held_twice_bytes(memory_limit_bytes())
+    )
+    options = options.on_devices([device.short_name for device in list_devices(config)])
+    if tags is not None:
+        options = replace(options, tags=tuple(tags))
     tuning = tune(str(path), options, replay=prediction_log_replay())
     console.print()
     threads = tuning.intra_op_threads or "unknown"
     _print_line(console, f"Tuning: intra-op threads {threads}, measured in {tuning.seconds:.2f} s")
     if tuning.reason:
         _print_line(console, f"Not all was measured: {tuning.reason}")
+    if tuning.is_for_two_sessions:
+        _print_line(console, f"Held in memory twice: * is for a lone caller, + for {tuning.callers} at once")
     for size in tuning.sizes:
         rows = "" if size.rows is None else f", {size.rows} row{'' if size.rows == 1 else 's'}"
         _print_line(console, f"Signature {size.signature}{rows}")
@@ -79,11 +91,8 @@ def _print_tuning(console: Console, path: Path, tags: list[str] | None) -> None:
         for title in ("", "executor", "intra-op threads", "one caller", f"{tuning.callers} callers"):
             table.add_column(title)
         for option in size.alternatives:
-            is_chosen = (
-                option.executor is size.executor and option.intra_op_threads == tuning.intra_op_threads
-            )
             table.add_row(
-                "*" if is_chosen else "",
+                {size.chosen(tuning.intra_op_threads): "*", size.crowded_figures(): "+"}.get(option, ""),
                 "calling thread" if option.executor is Executor.CALLING_THREAD else "pool",
                 str(option.intra_op_threads),
                 _milliseconds(option.alone_s),

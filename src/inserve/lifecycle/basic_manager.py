@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 from inserve.clock import Clock
 from inserve.errors import CancelledError, InserveError, ResourceExhaustedError, error_from_code
@@ -247,15 +247,19 @@ class BasicManager:
         _logger.info("Loading servable version %s", harness.id)
         self._run_load(harness, functools.partial(_load_servable, harness.loader), self._loaded)
 
-    def _loaded(self, harness: LoaderHarness, servable: Any, error: InserveError | None) -> None:
+    def _loaded(self, harness: LoaderHarness, loaded: _Loaded | None, error: InserveError | None) -> None:
         self._loads.discard(harness.id)
-        if error is not None:
+        if error is not None or loaded is None:
+            assert error is not None
             self._attempt_failed(harness, error, ManagerState.LOADING)
-        elif not harness.is_aspired:
+            return
+        if loaded.held is not None:
+            self._tracker.book_anew(harness.id, loaded.held)
+        if not harness.is_aspired:
             harness.error = CancelledError("Loading of servable cancelled")
             self._unload(harness)
         else:
-            self._serving_map.publish(Lease(harness.id, servable, self.returned))
+            self._serving_map.publish(Lease(harness.id, loaded.servable, self.returned))
             harness.loaded()
             _logger.info("Successfully loaded servable version %s", harness.id)
             self._publish(harness, ManagerState.AVAILABLE)
@@ -366,10 +370,15 @@ class BasicManager:
         )
 
 
-def _load_servable(loader: Loader) -> Any:
-    loader.load()
+class _Loaded(NamedTuple):
+    servable: Any
+    held: ResourceAllocation | None
+
+
+def _load_servable(loader: Loader) -> _Loaded:
+    held = loader.load()
     try:
-        return loader.servable()
+        return _Loaded(loader.servable(), held)
     except BaseException:
         loader.unload()
         raise

@@ -25,8 +25,8 @@ class Loader(Protocol):
         """
         ...
 
-    def load(self) -> None:
-        """Load the servable.
+    def load(self) -> ResourceAllocation | None:
+        """Load the servable; return what it needs from now on if that is more than was estimated.
 
         Raising means that this attempt has failed and that nothing is held: ``unload`` is then not
         called. An ``InserveError`` is shown in the status of the version as it is, anything else as

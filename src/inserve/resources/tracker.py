@@ -72,6 +72,18 @@ class ResourceTracker:
             self._reservations[owner] = allocation
             self._used = used
 
+    def book_anew(self, owner: Hashable, allocation: ResourceAllocation) -> None:
+        """Book *allocation* for *owner* instead of what it holds, also beyond the budget: it is in use.
+
+        Raises:
+            ValueError: *owner* has no reservation.
+        """
+        with self._lock:
+            if owner not in self._reservations:
+                raise ValueError(f"expected an owner with a reservation, {owner} has none")
+            self._used = self._used - self._reservations[owner] + allocation
+            self._reservations[owner] = allocation
+
     def release(self, owner: Hashable) -> None:
         """Give back what *owner* holds; nothing happens if that is nothing."""
         with self._lock:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 
-from inserve.errors import FailedPreconditionError, NotFoundError
-from inserve.resources.allocation import ResourceAllocation
+from inserve.errors import FailedPreconditionError, InserveError, NotFoundError
+from inserve.resources.allocation import MAIN_MEMORY, ResourceAllocation
 from inserve.resources.freed_memory import return_freed_memory
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.tuned_load import TunedLoad
@@ -26,10 +27,21 @@ from inserve.tensorflow_c.interface import LoadSavedModel
 from inserve.tensorflow_c.load_saved_model import load_saved_model as open_saved_model
 from inserve.tensorflow_c.session_options import intra_op_threads
 
-__all__ = ["SavedModelLoader", "SavedModelOptions", "tune"]
+__all__ = ["SavedModelLoader", "SavedModelOptions", "held_twice_bytes", "tune"]
+
+_MOST_HELD_TWICE_BYTES = 128 << 20
+_SHARE_HELD_TWICE = 1 / 16
 
 _RAM_PER_DISK_BYTE = 1.2
 """TensorFlow Serving's estimate (``servables/tensorflow/bundle_factory_util.cc``)."""
+
+
+def held_twice_bytes(memory_bytes: int) -> int:
+    """Return how large a version may be that stays in memory twice, where all have *memory_bytes* together.
+
+    A sixteenth of that, 128 MiB at most.
+    """
+    return min(_MOST_HELD_TWICE_BYTES, int(memory_bytes * _SHARE_HELD_TWICE))
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,11 @@ class SavedModelOptions:
     """The folder where results are kept for the next start; None: ``INSERVE_CACHE_DIR`` or a folder in
     the user's cache; empty: they are not kept."""
 
+    held_twice_bytes: int = 0
+    """Versions whose files are no larger may stay in memory twice where that makes crowded runs faster
+    (``tuned_load``): for models on processors whose operations are TensorFlow's own and whose runs are not
+    batched."""
+
     merge_row_wise: bool = False
     """See ``SavedModelServable``."""
     devices: str = ""
@@ -65,6 +82,20 @@ class SavedModelOptions:
     def __post_init__(self) -> None:
         if not self.tuning_budget_s >= 0:
             raise ValueError(f"tuning_budget_s is {self.tuning_budget_s}, expected at least 0")
+
+    def on_devices(self, seen: Sequence[str], replicas: Sequence[str] = ()) -> SavedModelOptions:
+        """Return these options for a process that has seen the devices *seen*, named as ``GPU:0``.
+
+        *replicas* are the devices of a version that has some. A version may stay in memory twice only on
+        processors.
+        """
+        is_on_processors = not replicas and all(name.startswith("CPU:") for name in seen)
+        return replace(
+            self,
+            devices=",".join([*seen, "", *replicas]),
+            held_twice_bytes=self.held_twice_bytes if is_on_processors else 0,
+            merge_row_wise=self.merge_row_wise and is_on_processors,
+        )
 
 
 class SavedModelLoader:
@@ -101,8 +132,10 @@ class SavedModelLoader:
         """
         return ResourceAllocation.of_ram(int(_bytes_below(self._path) * _RAM_PER_DISK_BYTE))
 
-    def load(self) -> None:
+    def load(self) -> ResourceAllocation | None:
         """Restore the variables, read the signatures, warm up, and find out how runs are fast.
+
+        Returns what is held where that is more than was estimated: twice as much.
 
         Raises:
             InserveError: What TensorFlow said, or what a recorded request failed with.
@@ -111,7 +144,10 @@ class SavedModelLoader:
         version = _Version(self._path, options, self._load_saved_model, self._replay)
         if options.tune and options.tuning_budget_s > 0:
             self._servable = self._tuned_load(version).load()
-            return
+            if self._servable.num_sessions > 1:
+                with suppress(InserveError):  # its folder may be gone meanwhile
+                    return ResourceAllocation.of_ram(2 * self.estimate_resources().bytes_on(MAIN_MEMORY))
+            return None
         servable = version.open(options.session_config)
         try:
             version.warm_up(servable)
@@ -121,6 +157,7 @@ class SavedModelLoader:
         threads = intra_op_threads(options.session_config)
         servable.apply_tuning(Tuning("explicit", threads, reason="switched off"))
         self._servable = servable
+        return None
 
     def _tuned_load(self, version: _Version) -> TunedLoad:
         options = self._options
@@ -134,6 +171,7 @@ class SavedModelLoader:
             cache=TuningCache(os.path.join(folder, "tuning")) if folder else None,
             version_bytes=lambda: _bytes_below(self._path),
             measure_anew=self._measure_anew,
+            held_twice_bytes=options.held_twice_bytes,
             devices=options.devices,
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from time import perf_counter
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
+from inserve.saved_model.crowd_session import CrowdModel, CrowdRuns
 from inserve.saved_model.meta_graph import parse_meta_graph
 from inserve.saved_model.row_wise import row_wise_signatures
 from inserve.saved_model.run_cost import SHORT_RUN_S, RunCost
@@ -282,6 +283,43 @@ class SavedModelServable:
                 if tuning.source == "measured":
                     cost.settle(size.input_bytes, chosen.alone_s)
 
+    @property
+    def num_sessions(self) -> int:
+        """How many times the graph and its variables are in memory, replicas aside."""
+        return 2 if isinstance(self._model, CrowdModel) else 1
+
+    def hold_beside(self, together: SavedModelServable, tuning: Tuning) -> None:
+        """Let *together*, the same version with other threads, have the crowded runs of *tuning*.
+
+        It is owned from now on. For the thread that loads, before others use either.
+        """
+        self._model = CrowdModel(self._model, together.model, tuning.callers, self._crowd_runs(tuning))
+        prepared = list(self._runs)
+        for kept in (self._runs, self._runs_of_all_outputs, self._tensor_runs, self._string_runs):
+            kept.clear()
+        for key, output_filter in prepared:
+            self.signature_run(self.signatures[key], output_filter)
+
+    @contextmanager
+    def crowded(self) -> Iterator[None]:
+        """Run everything as if it were crowded inside, where ``hold_beside`` was called: for warm-up."""
+        with self._model.session.crowded() if isinstance(self._model, CrowdModel) else nullcontext():
+            yield
+
+    def _crowd_runs(self, tuning: Tuning) -> dict[frozenset[str], CrowdRuns]:
+        """Return the crowded runs by the tensors that they feed, up to a power of two."""
+        found: dict[frozenset[str], CrowdRuns] = {}
+        for size in tuning.sizes:
+            signature, figures = self.signatures.get(size.signature), size.crowded_figures()
+            if signature is None or figures is None:
+                continue
+            feeds = frozenset(spec.tensor_name for spec in signature.inputs.values())
+            runs = CrowdRuns((1 << size.input_bytes.bit_length()) - 1, figures.executor, figures.alone_s)
+            known = found.get(feeds)
+            if known is None or known.most_bytes < runs.most_bytes:
+                found[feeds] = runs
+        return found
+
     @contextmanager
     def observed_runs(self, observer: RunObserver) -> Iterator[None]:
         """Let *observer* hear of every run of a signature that happens inside; for one thread."""
@@ -337,6 +375,9 @@ class SavedModelServable:
                 no array can have the type of a tensor.
             FailedPreconditionError: The version is closed.
         """
+        if isinstance(self._model, CrowdModel):
+            # It may change a variable, in one of two sessions.
+            self._model.session.is_given_up = True
         return self._prepared(self._tensor_runs, feeds, fetches)
 
     def tensor_run(self, string_feeds: tuple[str, ...], fetches: tuple[str, ...]) -> SignatureRun:

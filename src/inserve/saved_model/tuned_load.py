@@ -1,7 +1,8 @@
 """Loads a version so that it runs fast: measures how, or does what an earlier measurement found.
 
 Executors are tried on one session. Another number of intra-op threads needs a second one, which is loaded
-beside the first only where that is quick and small; one of the two is closed in the end.
+beside the first only where that is quick and small. In the end one of the two is closed, or both are kept
+where crowded runs want other threads (``crowd_session``).
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -22,12 +24,18 @@ from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.tuner import MeasuredInput, Tuner
 from inserve.saved_model.tuning import Tuning
 from inserve.saved_model.tuning_cache import TuningCache, machine_text, model_digest
+from inserve.saved_model.unnoticed_signatures import unnoticed_signatures
 from inserve.tensorflow_c.interface import Runner, Session
 from inserve.tensorflow_c.session_options import intra_op_threads, with_intra_op_threads
 from inserve.tensorflow_c.usable_cpus import usable_cpus
 from inserve.tensors.dtypes import DataType
 
-__all__ = ["MAX_SECOND_LOAD_BYTES", "OpenVersion", "TunedLoad", "names_threads"]
+__all__ = [
+    "MAX_SECOND_LOAD_BYTES",
+    "OpenVersion",
+    "TunedLoad",
+    "names_threads",
+]
 
 MAX_SECOND_LOAD_BYTES = 256 << 20
 """Versions with larger files are not in memory twice for the sake of a measurement."""
@@ -36,6 +44,8 @@ _LOAD_BUDGETS = 5.0
 """A network of 1.5 s still counts, with what TensorFlow's first load in a process takes besides."""
 
 _MOST_CALLERS = 4
+
+_Result = TypeVar("_Result")
 
 _LOGGER = logging.getLogger("inserve.saved_model")
 
@@ -77,10 +87,11 @@ def names_threads(config: bytes) -> bool:
 class TunedLoad:
     """One load of the version in *path* with *config* and meta graph *tags*.
 
-    *version_bytes* tells the size of its files. *measure_anew* uses no tuning of an earlier load.
-    *budget_s* bounds the measuring; a second session is made only where the first was loaded within
-    five times that. Tunings are remembered apart for other *devices*. *num_cpus* is what the process may
-    use, by default what the system says.
+    *version_bytes* tells the size of its files. *measure_anew* uses no tuning of an earlier load. If it is
+    no larger than *held_twice_bytes* and no signature leaves a trace, it may stay in memory twice. *budget_s*
+    bounds the measuring; a second session is made only where the first was loaded within five times that.
+    Tunings are remembered apart for other *devices*. *num_cpus* is what the process may use, by default
+    what the system says.
     """
 
     def __init__(
@@ -94,6 +105,7 @@ class TunedLoad:
         cache: TuningCache | None,
         version_bytes: Callable[[], int],
         measure_anew: bool = False,
+        held_twice_bytes: int = 0,
         devices: str = "",
         num_cpus: int | None = None,
         now: Callable[[], float] = perf_counter,
@@ -105,6 +117,7 @@ class TunedLoad:
         self._cache = cache
         self._version_bytes = version_bytes
         self._measure_anew = measure_anew
+        self._held_twice_bytes = held_twice_bytes
         self._devices = devices
         self._num_cpus = usable_cpus() if num_cpus is None else num_cpus
         self._longest_load_s = _LOAD_BUDGETS * budget_s
@@ -127,7 +140,7 @@ class TunedLoad:
             if cached is not None:
                 tuning = replace(cached, source="cached")
                 servable = self._opened(self._config_with(tuning.intra_op_threads), tuning)
-                _LOGGER.info("%s: %s", self._path, tuning)
+                _LOGGER.info("%s: %s", self._path, servable.tuning)
                 return servable
         servable = self._measured()
         if servable.tuning.source == "measured":
@@ -140,11 +153,25 @@ class TunedLoad:
         servable = self._version.open(config)
         try:
             self._version.warm_up(servable)
+            servable.apply_tuning(tuning)
+            if tuning.is_for_two_sessions:
+                self._hold_second_beside(servable, tuning)
         except BaseException:
             servable.close()
             raise
-        servable.apply_tuning(tuning)
         return servable
+
+    def _hold_second_beside(self, servable: SavedModelServable, tuning: Tuning) -> None:
+        try:
+            second = self._version.open(self._config_with(1))
+        except InserveError as error:
+            sizes = tuple(replace(size, crowded=None) for size in tuning.sizes)
+            reason = f"a second load failed: {error.message}"
+            servable.apply_tuning(replace(tuning, sizes=sizes, reason=reason))
+            return
+        servable.hold_beside(second, tuning)
+        with servable.crowded():
+            _on_a_thread_of_its_own(lambda: self._version.warm_up(servable))
 
     def _measured(self) -> SavedModelServable:
         started = self._now()
@@ -153,7 +180,7 @@ class TunedLoad:
         second: SavedModelServable | None = None
         kept: SavedModelServable | None = None
         try:
-            inputs = self._version.warm_up(first)
+            inputs = _on_a_thread_of_its_own(lambda: self._version.warm_up(first))
             session = _session_to_tune(first)
             if session is None or not inputs:
                 reason = "no inputs to measure with" if session is not None else "not a TensorFlow session"
@@ -167,7 +194,8 @@ class TunedLoad:
             reason = self._reason_against_second(load_s, runners)
             second = self._second() if not reason else None
             choices = [(given, self._choices(given, runner, second)) for given, runner in runners]
-            tuning = self._tuner.measure(choices, self._num_cpus)
+            may_hold_two = second is not None and self._is_small() and _leaves_no_trace(first)
+            tuning = self._tuner.measure(choices, self._num_cpus, may_hold_two, is_all=not slow)
             seconds = self._now() - started
             if tuning is None:
                 kept = self._as_default(first, reason or "the time did not suffice", seconds)
@@ -177,6 +205,9 @@ class TunedLoad:
                 kept = second
             else:
                 kept = first
+                if second is not None and tuning.is_for_two_sessions:
+                    first.hold_beside(second, tuning)
+                    second = None
             kept.apply_tuning(replace(tuning, seconds=seconds, reason=reason))
             return kept
         finally:
@@ -202,6 +233,9 @@ class TunedLoad:
         if not any(self._tuner.is_worth_sharing(runner, given) for given, runner in runners):
             return "runs are too short to be shared out"
         return ""
+
+    def _is_small(self) -> bool:
+        return self._held_twice_bytes > 0 and self._version_bytes() <= self._held_twice_bytes
 
     def _second(self) -> SavedModelServable | None:
         try:
@@ -231,9 +265,25 @@ class TunedLoad:
                 str(self._num_cpus),
                 self._config.hex(),
                 self._devices,
+                "two" if self._is_small() else "one",
             ]
             return hashlib.blake2b("|".join([*parts, *self._tags]).encode(), digest_size=16).hexdigest()
         return None
+
+
+def _on_a_thread_of_its_own(work: Callable[[], _Result]) -> _Result:
+    """Return what *work* does on a thread that ends with it.
+
+    What oneDNN prepares there for one number of intra-op threads is not in the way of another; see ``Tuner``.
+    """
+    with ThreadPoolExecutor(1, "inserve-load") as thread:
+        return thread.submit(work).result()
+
+
+def _leaves_no_trace(servable: SavedModelServable) -> bool:
+    """Return whether no signature changes anything, so that two sessions stay the same."""
+    signatures = servable.signatures.values()
+    return len(unnoticed_signatures(servable.model.meta_graph_def, signatures)) == len(signatures)
 
 
 def _session_to_tune(servable: SavedModelServable) -> Session | None:

@@ -6,13 +6,14 @@ import logging
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 from numpy.typing import NDArray
 
-from inserve.errors import InserveError
+from inserve.errors import DeadlineExceededError, InserveError
 from inserve.saved_model.tuning import (
     LONGEST_CALLING_THREAD_RUN_S,
     Alternative,
@@ -21,9 +22,11 @@ from inserve.saved_model.tuning import (
     Setting,
     SizeTuning,
     Tuning,
+    choose_crowded,
     choose_executor,
     choose_threads,
     is_settled,
+    serves_lone_callers_alike,
 )
 from inserve.tensorflow_c.interface import Executor, Runner
 
@@ -88,6 +91,11 @@ class Tuner:
 
     *callers* threads ask at once in half of the measurements, with 1 that half is left out. The
     measurements take *budget_s* seconds of *now* at most, and the runs that prepare them twice as much.
+
+    Each number of intra-op threads has threads of its own to call from, and TensorFlow's pool runs only the
+    default number. oneDNN keeps what it has prepared for an operation by thread, fit for the number of
+    intra-op threads of whoever came first: with another number the same convolutions take up to 1.7 times
+    as long there.
     """
 
     def __init__(self, callers: int, budget_s: float, now: Callable[[], float] = perf_counter) -> None:
@@ -106,51 +114,86 @@ class Tuner:
         if given.seconds is not None and given.seconds > LONGEST_CALLING_THREAD_RUN_S:
             return True
         self._deadline = self._now() + self._budget_s
-        seconds = self._prime(runner, given, Executor.CALLING_THREAD)
+        with ThreadPoolExecutor(1, "inserve-tuning") as thread:
+            seconds = self._prime(runner, given, Executor.CALLING_THREAD, thread)
         return seconds is not None and seconds >= _WORTH_SHARING_S
 
     def measure(
-        self, inputs: Sequence[tuple[MeasuredInput, Mapping[int, Runner]]], default_threads: int
+        self,
+        inputs: Sequence[tuple[MeasuredInput, Mapping[int, Runner]]],
+        default_threads: int,
+        may_hold_two: bool = False,
+        is_all: bool = True,
     ) -> Tuning | None:
         """Run *inputs* with each setting and return the choice, or None where time did not suffice.
 
         Each input comes with its runners by their number of intra-op threads, *default_threads* among
-        them. Inputs that fail, or that the time does not suffice for, are left out. ``Tuning.seconds``
-        is not filled in.
+        them. Inputs that fail, or that the time does not suffice for, are left out; *is_all* is False where
+        some were so before. Crowded runs are considered only with *may_hold_two*. ``Tuning.seconds`` is not
+        filled in.
         """
+        with ExitStack() as stack:
+            threads = {
+                number: stack.enter_context(ThreadPoolExecutor(self._callers, f"inserve-tuning-{number}"))
+                for number in {number for _, runners in inputs for number in runners}
+            }
+            candidates = self._candidates(inputs, default_threads, threads)
+            may_hold_two = may_hold_two and self._callers > 1
+            if not candidates or not self._rounds(candidates, default_threads, may_hold_two, threads):
+                return None
+        chosen = choose_threads([one.samples for one in candidates], default_threads)
+        crowded: list[Setting | None] = [None] * len(candidates)
+        is_all = is_all and len(candidates) == len(inputs)
+        if may_hold_two and (
+            chosen == default_threads or _may_be_left(candidates, chosen, default_threads, is_all)
+        ):
+            crowded = _crowded_settings(candidates, default_threads)
+            chosen = default_threads if any(crowded) else chosen
+        sizes = tuple(map(_size_tuning, candidates, [chosen] * len(candidates), crowded))
+        return Tuning("measured", chosen, sizes, self._callers)
+
+    def _candidates(
+        self,
+        inputs: Sequence[tuple[MeasuredInput, Mapping[int, Runner]]],
+        default_threads: int,
+        threads: Mapping[int, ThreadPoolExecutor],
+    ) -> list[_Candidate]:
+        """Return what there is time for, prepared, in the order of its sizes."""
         self._deadline = self._now() + _PRIMING_BUDGETS * self._budget_s
         candidates: list[_Candidate] = []
         for given, runners in sorted(inputs, key=lambda one: one[0].input_bytes):
             if self._is_hopeless(given, candidates):
                 continue
-            candidate = self._candidate(given, runners)
+            candidate = self._candidate(given, runners, default_threads, threads)
             if candidate is not None:
                 candidates.append(candidate)
         self._deadline = self._now() + self._budget_s
-        candidates = self._affordable(candidates)
-        if not candidates:
-            return None
-        with ThreadPoolExecutor(self._callers, "inserve-tuning") as threads:
-            rounds = 0
-            while rounds < MAX_ROUNDS:
-                started = self._now()
-                try:
-                    for candidate in candidates:
-                        self._round(candidate, threads)
-                except InserveError as error:
-                    _LOGGER.debug("a run failed while it was measured: %s", error)
-                    return None
-                rounds += 1
-                if rounds >= MIN_ROUNDS and is_settled([one.samples for one in candidates], default_threads):
-                    break
-                if 2 * self._now() - started > self._deadline:
-                    break
-        if rounds < MIN_ROUNDS:
-            return None
-        all_samples: list[Samples] = [candidate.samples for candidate in candidates]
-        chosen = choose_threads(all_samples, default_threads)
-        sizes = tuple(_size_tuning(candidate, chosen) for candidate in candidates)
-        return Tuning("measured", chosen, sizes, self._callers)
+        return self._affordable(candidates)
+
+    def _rounds(
+        self,
+        candidates: Sequence[_Candidate],
+        default_threads: int,
+        may_hold_two: bool,
+        threads: Mapping[int, ThreadPoolExecutor],
+    ) -> bool:
+        """Take samples until they agree or the time is up; return whether there are enough."""
+        rounds = 0
+        while rounds < MAX_ROUNDS:
+            started = self._now()
+            try:
+                for candidate in candidates:
+                    self._round(candidate, threads)
+            except InserveError as error:
+                _LOGGER.debug("a run failed while it was measured: %s", error)
+                return False
+            rounds += 1
+            samples: list[Samples] = [candidate.samples for candidate in candidates]
+            if rounds >= MIN_ROUNDS and is_settled(samples, default_threads, may_hold_two):
+                break
+            if 2 * self._now() - started > self._deadline:
+                break
+        return rounds >= MIN_ROUNDS
 
     def _is_hopeless(self, given: MeasuredInput, smaller: Sequence[_Candidate]) -> bool:
         """Return whether runs in proportion to those of *smaller* inputs would not fit into the time."""
@@ -161,32 +204,50 @@ class Tuner:
                 return seconds * MIN_ROUNDS * self._runs_at_once > self._budget_s
         return False
 
-    def _candidate(self, one: MeasuredInput, runners: Mapping[int, Runner]) -> _Candidate | None:
-        estimates: dict[Setting, float] = {}
-        for threads, runner in runners.items():
-            seconds = self._prime(runner, one, Executor.POOL)
-            if seconds is None:
-                return None
-            estimates[Setting(Executor.POOL, threads)] = seconds
-        if min(estimates.values()) <= _LONGEST_MEASURED_CALLING_THREAD_RUN_S:
-            for threads, runner in runners.items():
-                seconds = self._prime(runner, one, Executor.CALLING_THREAD)
-                if seconds is None:
+    def _candidate(
+        self,
+        one: MeasuredInput,
+        runners: Mapping[int, Runner],
+        default_threads: int,
+        threads: Mapping[int, ThreadPoolExecutor],
+    ) -> _Candidate | None:
+        default = runners[default_threads]
+        seconds = self._prime(default, one, Executor.POOL, threads[default_threads])
+        if seconds is None:
+            return None
+        estimates = {Setting(Executor.POOL, default_threads): seconds}
+        if seconds <= _LONGEST_MEASURED_CALLING_THREAD_RUN_S:
+            for number in sorted(runners, reverse=True):
+                if (
+                    number < default_threads
+                    and seconds * default_threads / number > self._deadline - self._now()
+                ):
+                    continue
+                primed = self._prime(runners[number], one, Executor.CALLING_THREAD, threads[number])
+                if primed is None:
                     return None
-                estimates[Setting(Executor.CALLING_THREAD, threads)] = seconds
+                estimates[Setting(Executor.CALLING_THREAD, number)] = primed
         return _Candidate(one, runners, estimates, {setting: [] for setting in estimates})
 
-    def _prime(self, runner: Runner, given: MeasuredInput, executor: Executor) -> float | None:
+    def _prime(
+        self, runner: Runner, given: MeasuredInput, executor: Executor, threads: ThreadPoolExecutor
+    ) -> float | None:
         """Return about how long a run takes, after one that prepares it; None where it fails."""
-        seconds = 0.0
+
+        def run() -> float:
+            started = self._now()
+            left = self._deadline - started
+            if left <= 0:
+                raise DeadlineExceededError("no time is left")
+            runner.run(given.arrays, left if executor is Executor.POOL else None, executor)
+            return self._now() - started
+
         try:
-            for _ in range(2):
-                started = self._now()
-                left = self._deadline - started
-                if left <= 0:
-                    return None
-                runner.run(given.arrays, left if executor is Executor.POOL else None, executor)
-                seconds = self._now() - started
+            threads.submit(run).result()
+            seconds = threads.submit(run).result()
+            if executor is Executor.CALLING_THREAD and self._callers > 1:
+                for one in [threads.submit(run) for _ in range(self._callers)]:
+                    one.result()
         except InserveError as error:
             _LOGGER.debug("signature %s failed while it was measured: %s", given.signature, error)
             return None
@@ -222,7 +283,7 @@ class Tuner:
             for setting, seconds in candidate.estimates.items()
         )
 
-    def _round(self, candidate: _Candidate, threads: ThreadPoolExecutor) -> None:
+    def _round(self, candidate: _Candidate, threads: Mapping[int, ThreadPoolExecutor]) -> None:
         for setting in candidate.estimates:
             runner = candidate.runners[setting.intra_op_threads]
             count = candidate.runs_per_block(setting)
@@ -233,31 +294,54 @@ class Tuner:
                 count: int = count,
                 arrays: Sequence[NDArray[Any]] = arrays,
                 executor: Executor = executor,
-            ) -> None:
+            ) -> float:
+                started = self._now()
                 for _ in range(count):
                     runner.run(arrays, None, executor)
+                return max((self._now() - started) / count, 1e-9)
 
-            started = self._now()
-            block()
-            alone = together = (self._now() - started) / count
+            mine = threads[setting.intra_op_threads]
+            alone = together = mine.submit(block).result()
             if self._callers > 1:
-                started = self._now()
-                for future in [threads.submit(block) for _ in range(self._callers)]:
-                    future.result()
-                together = (self._now() - started) / (count * self._callers)
-            candidate.samples[setting].append(Sample(max(alone, 1e-9), max(together, 1e-9)))
+                blocks = [mine.submit(block) for _ in range(self._callers)]
+                # Processors may differ for a while: each caller counts by its own pace.
+                together = 1.0 / sum(1.0 / one.result() for one in blocks)
+            candidate.samples[setting].append(Sample(alone, together))
 
 
 def _first_default(candidates: Sequence[_Candidate]) -> _Candidate | None:
     return next((one for one in candidates if one.given.signature == _DEFAULT_SIGNATURE), None)
 
 
-def _size_tuning(candidate: _Candidate, intra_op_threads: int) -> SizeTuning:
+def _may_be_left(candidates: Sequence[_Candidate], chosen: int, default_threads: int, is_all: bool) -> bool:
+    """Return whether *chosen* gains a lone caller nothing, and might cost what was not measured."""
+    return not is_all and all(
+        serves_lone_callers_alike(one.samples, chosen, default_threads) for one in candidates
+    )
+
+
+def _crowded_settings(candidates: Sequence[_Candidate], default_threads: int) -> list[Setting | None]:
+    """Return what is better for crowded runs of each; beyond a size that gains nothing no larger one does.
+
+    *candidates* stand in the order of their sizes.
+    """
+    settings: list[Setting | None] = []
+    gain_nothing: set[str] = set()
+    for candidate in candidates:
+        signature = candidate.given.signature
+        setting = choose_crowded(candidate.samples, default_threads)
+        if setting is None:
+            gain_nothing.add(signature)
+        settings.append(None if signature in gain_nothing else setting)
+    return settings
+
+
+def _size_tuning(candidate: _Candidate, intra_op_threads: int, crowded: Setting | None) -> SizeTuning:
     return SizeTuning(
         candidate.given.signature,
         candidate.given.rows,
         candidate.given.input_bytes,
-        choose_executor(candidate.samples, intra_op_threads),
+        choose_executor(candidate.samples, intra_op_threads) if crowded is None else Executor.POOL,
         tuple(
             Alternative(
                 *setting,
@@ -266,4 +350,5 @@ def _size_tuning(candidate: _Candidate, intra_op_threads: int) -> SizeTuning:
             )
             for setting, samples in candidate.samples.items()
         ),
+        crowded,
     )

@@ -6,6 +6,10 @@ and when several ask at once, in equal parts (the geometric mean): threads that 
 make a single answer faster and many at once slower. The measurements of all settings are made in turns, and
 a default is left only for a clear gain: a tenth of the time in the median of the rounds, and some gain
 in three rounds of four.
+
+Where one number of threads is best for a caller who is alone and another one for several at once, a version
+may be held twice, once with each (``crowd_session``): then runs are *crowded* that find as many in progress
+as were measured together.
 """
 
 from __future__ import annotations
@@ -27,9 +31,11 @@ __all__ = [
     "SizeTuning",
     "Tuning",
     "TuningSource",
+    "choose_crowded",
     "choose_executor",
     "choose_threads",
     "is_settled",
+    "serves_lone_callers_alike",
     "tuning_from_dict",
     "tuning_to_dict",
 ]
@@ -86,6 +92,10 @@ class Alternative:
     together_s: float
     """Time by number of runs when ``Tuning.callers`` threads ask at once."""
 
+    @property
+    def setting(self) -> Setting:
+        return Setting(self.executor, self.intra_op_threads)
+
 
 @dataclass(frozen=True)
 class SizeTuning:
@@ -98,11 +108,20 @@ class SizeTuning:
     executor: Executor
     """Where such runs are executed."""
     alternatives: tuple[Alternative, ...] = ()
+    crowded: Setting | None = None
+    """How they are executed when ``Tuning.callers`` of them are in progress; None: in no other way."""
 
     def chosen(self, intra_op_threads: int) -> Alternative | None:
         """Return the figures of what is in force with *intra_op_threads*."""
+        return self._figures(Setting(self.executor, intra_op_threads))
+
+    def crowded_figures(self) -> Alternative | None:
+        """Return the figures of what is in force when runs are crowded."""
+        return None if self.crowded is None else self._figures(self.crowded)
+
+    def _figures(self, setting: Setting) -> Alternative | None:
         for alternative in self.alternatives:
-            if (alternative.executor, alternative.intra_op_threads) == (self.executor, intra_op_threads):
+            if alternative.setting == setting:
                 return alternative
         return None
 
@@ -115,7 +134,7 @@ class Tuning:
     """``measured`` at this load; ``cached`` from an earlier one; ``explicit``, told by the user;
     ``default``, nothing could be measured."""
     intra_op_threads: int
-    """Threads that share out one operation; 0 where nobody knows."""
+    """Threads that share out one operation, unless runs are crowded; 0 where nobody knows."""
     sizes: tuple[SizeTuning, ...] = ()
     """What was measured; inputs of other sizes are placed by what runs have cost."""
     callers: int = 1
@@ -126,8 +145,10 @@ class Tuning:
     """Why nothing, or not everything, was measured."""
 
     def __str__(self) -> str:
-        threads = f"{self.intra_op_threads or '?'} intra-op thread{'' if self.intra_op_threads == 1 else 's'}"
-        parts = [f"{self.source}: {threads}", *map(self._size_text, self.sizes[:_SIZES_SHOWN])]
+        parts = [
+            f"{self.source}: {_threads_text(self.intra_op_threads)}",
+            *map(self._size_text, self.sizes[:_SIZES_SHOWN]),
+        ]
         if len(self.sizes) > _SIZES_SHOWN:
             parts.append(f"{len(self.sizes) - _SIZES_SHOWN} more")
         if self.source == "measured":
@@ -136,12 +157,30 @@ class Tuning:
             parts.append(self.reason)
         return "; ".join(parts)
 
+    @property
+    def is_for_two_sessions(self) -> bool:
+        """Whether the version is held twice, so that crowded runs have other threads."""
+        return any(size.crowded is not None for size in self.sizes)
+
     def _size_text(self, size: SizeTuning) -> str:
         rows = "" if size.rows is None else f" [{size.rows}]"
-        where = "calling thread" if size.executor is Executor.CALLING_THREAD else "pool"
         chosen = size.chosen(self.intra_op_threads)
         figure = "" if chosen is None else f" {chosen.alone_s * 1e3:.3g} ms"
-        return f"{size.signature}{rows} {where}{figure}"
+        text = f"{size.signature}{rows} {_place(size.executor)}{figure}"
+        if size.crowded is None:
+            return text
+        executor, threads = size.crowded
+        crowded = size.crowded_figures()
+        figure = "" if crowded is None else f" {crowded.together_s * 1e3:.3g} ms"
+        return f"{text}, {self.callers} at once {_place(executor)} {_threads_text(threads)}{figure}"
+
+
+def _threads_text(number: int) -> str:
+    return f"{number or '?'} intra-op thread{'' if number == 1 else 's'}"
+
+
+def _place(executor: Executor) -> str:
+    return "calling thread" if executor is Executor.CALLING_THREAD else "pool"
 
 
 def choose_executor(samples: Samples, intra_op_threads: int) -> Executor:
@@ -164,12 +203,11 @@ def choose_threads(inputs: Sequence[Samples], default: int) -> int:
     """Return the number of intra-op threads that is best for all *inputs* together, or *default*.
 
     Each input counts the same, with its best executor. What several callers gain is not taken from one
-    who is alone.
+    who is alone. A number that an input was not measured with is out of the question.
     """
     best, best_median = default, 1.0
-    for threads in sorted({setting.intra_op_threads for samples in inputs for setting in samples}):
-        if threads == default:
-            continue
+    numbers = [{setting.intra_op_threads for setting in samples} for samples in inputs]
+    for threads in sorted(set.intersection(*numbers) - {default}):
         by_input = [list(_thread_ratios(samples, threads, default)) for samples in inputs]
         ratios = [statistics.geometric_mean(ratios) for ratios in zip(*by_input, strict=True)]
         loss = max(statistics.median(ratios) for ratios in by_input)
@@ -184,15 +222,47 @@ def choose_threads(inputs: Sequence[Samples], default: int) -> int:
     return best
 
 
-def is_settled(inputs: Sequence[Samples], default: int) -> bool:
+def choose_crowded(samples: Samples, default: int) -> Setting | None:
+    """Return the setting with other threads than *default* that is clearly better for several at once.
+
+    None: there is none, or together with the pool for a lone caller it costs more than what holds otherwise.
+    The two must not run on the same threads (``tuner.Tuner``), so a lone caller has to go to the pool, which
+    shorter runs should not.
+    """
+    in_force = samples[Setting(choose_executor(samples, default), default)]
+    if statistics.median(sample.alone_s for sample in in_force) <= LONGEST_CALLING_THREAD_RUN_S:
+        return None
+    pool = samples[Setting(Executor.POOL, default)]
+    best: Setting | None = None
+    best_median = 1.0
+    for setting, crowded in samples.items():
+        if setting.intra_op_threads == default or setting.executor is Executor.POOL:
+            continue
+        ratios = _together_ratios(crowded, in_force)
+        costs = [
+            Sample(alone.alone_s, new.together_s).cost / old.cost
+            for alone, new, old in zip(pool, crowded, in_force, strict=True)
+        ]
+        median = statistics.median(ratios)
+        if _is_clear_gain(ratios) and statistics.median(costs) < 1.0 and median < best_median:
+            best, best_median = setting, median
+    return best
+
+
+def serves_lone_callers_alike(samples: Samples, threads: int, default: int) -> bool:
+    """Return whether a caller who is alone gains nothing clear from *threads* instead of *default*."""
+    return _lone_ratio(samples, threads, default) > _CLEAR_GAIN
+
+
+def is_settled(inputs: Sequence[Samples], default: int, may_hold_two: bool = False) -> bool:
     """Return whether more rounds would hardly change a choice: in each comparison the rounds agree."""
     return all(
         all(ratio <= _CLEAR_GAIN for ratio in ratios) or all(ratio > _CLEAR_GAIN for ratio in ratios)
-        for ratios in _comparisons(inputs, default)
+        for ratios in _comparisons(inputs, default, may_hold_two)
     )
 
 
-def _comparisons(inputs: Sequence[Samples], default: int) -> Iterator[list[float]]:
+def _comparisons(inputs: Sequence[Samples], default: int, may_hold_two: bool) -> Iterator[list[float]]:
     for samples in inputs:
         for threads in {setting.intra_op_threads for setting in samples}:
             pool = samples.get(Setting(Executor.POOL, threads))
@@ -201,12 +271,26 @@ def _comparisons(inputs: Sequence[Samples], default: int) -> Iterator[list[float
                 yield [new.cost / old.cost for new, old in zip(pool, calling, strict=True)]
             if threads != default:
                 yield list(_thread_ratios(samples, threads, default))
+        if may_hold_two:
+            yield from _crowded_ratios(samples, default)
 
 
 def _thread_ratios(samples: Samples, threads: int, default: int) -> Iterator[float]:
     new = samples[Setting(choose_executor(samples, threads), threads)]
     old = samples[Setting(choose_executor(samples, default), default)]
     return (a.cost / b.cost for a, b in zip(new, old, strict=True))
+
+
+def _crowded_ratios(samples: Samples, default: int) -> Iterator[list[float]]:
+    """Yield for each setting with other threads what several at once gain from it, round by round."""
+    old = samples[Setting(choose_executor(samples, default), default)]
+    for setting, new in samples.items():
+        if setting.intra_op_threads != default:
+            yield _together_ratios(new, old)
+
+
+def _together_ratios(new: Sequence[Sample], old: Sequence[Sample]) -> list[float]:
+    return [a.together_s / b.together_s for a, b in zip(new, old, strict=True)]
 
 
 def _lone_ratio(samples: Samples, threads: int, default: int) -> float:
@@ -236,6 +320,7 @@ def tuning_to_dict(tuning: Tuning) -> dict[str, Any]:
                 "rows": size.rows,
                 "input_bytes": size.input_bytes,
                 "executor": size.executor.name,
+                "crowded": size.crowded and [size.crowded.executor.name, size.crowded.intra_op_threads],
                 "alternatives": [
                     {
                         "executor": alternative.executor.name,
@@ -270,6 +355,7 @@ def tuning_from_dict(value: Any) -> Tuning:
                     rows=None if size["rows"] is None else _natural(size["rows"]),
                     input_bytes=_natural(size["input_bytes"]),
                     executor=Executor[size["executor"]],
+                    crowded=None if size["crowded"] is None else _setting(*size["crowded"]),
                     alternatives=tuple(
                         Alternative(
                             executor=Executor[alternative["executor"]],
@@ -285,6 +371,10 @@ def tuning_from_dict(value: Any) -> Tuning:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"no tuning: {error!r}") from error
+
+
+def _setting(executor: Any, intra_op_threads: Any) -> Setting:
+    return Setting(Executor[executor], _natural(intra_op_threads))
 
 
 def _one_of(value: Any, choices: tuple[TuningSource, ...]) -> TuningSource:

@@ -24,7 +24,7 @@ __all__ = ["MAX_ENTRIES", "TuningCache", "default_cache_dir", "machine_text", "m
 MAX_ENTRIES = 512
 """Beyond so many the entries that were used longest ago are removed."""
 
-_FORMAT = "2"
+_FORMAT = "3"
 _MAX_ENTRY_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 

@@ -44,9 +44,9 @@ class CountedLoader(SavedModelLoader):
             return of_one
         return ResourceAllocation(replicated_bytes(of_one.bytes_on(MAIN_MEMORY), self._devices))
 
-    def load(self) -> None:
+    def load(self) -> ResourceAllocation | None:
         self._is_counted = False
-        super().load()
+        return super().load()
 
     def _open(self, path: str, tags: Sequence[str] = ("serve",), config: bytes = b"") -> LoadedModel:
         if self._is_counted:

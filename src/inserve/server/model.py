@@ -14,13 +14,14 @@ from inserve.errors import InvalidArgumentError, NotFoundError
 from inserve.handlers.model_spec import DEFAULT_SIGNATURE_NAME
 from inserve.handlers.prediction_log import prediction_log_replay
 from inserve.handlers.run_signature import run_signature
+from inserve.resources.memory_limit import memory_limit_bytes
 from inserve.saved_model.input_value import array_from_value
-from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions
+from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions, held_twice_bytes
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.signature import Signature
 from inserve.sources.version_selection import parse_version, version_children
 from inserve.tensorflow_c.custom_ops import with_custom_ops
-from inserve.tensorflow_c.devices import with_gpu_memory
+from inserve.tensorflow_c.devices import list_devices, with_gpu_memory
 from inserve.tensorflow_c.load_saved_model import load_saved_model
 
 __all__ = ["Model", "load"]
@@ -146,9 +147,17 @@ def load(
         InserveError: What TensorFlow said.
     """
     folder, found_version = _locate(Path(path), version)
+    config = with_gpu_memory(session_config)
     options = SavedModelOptions(
-        tuple(tags), with_gpu_memory(session_config), check_shapes, enable_model_warmup=warm_up, tune=warm_up
+        tuple(tags),
+        config,
+        check_shapes,
+        enable_model_warmup=warm_up,
+        tune=warm_up,
+        held_twice_bytes=0 if custom_ops else held_twice_bytes(memory_limit_bytes()),
     )
+    if warm_up:
+        options = options.on_devices([device.short_name for device in list_devices(config)])
     opener = with_custom_ops(load_saved_model, custom_ops)
     loader = SavedModelLoader(os.fspath(folder), options, opener, prediction_log_replay())
     loader.load()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from inserve.batching.batch_scheduler import BatchScheduler
 from inserve.batching.batching_session import batch_models
@@ -17,7 +16,9 @@ from inserve.handlers.prediction_log import prediction_log_replay
 from inserve.metrics.serving_metrics import ServingMetrics
 from inserve.protos import messages
 from inserve.replicas.replicated_session import replicate
-from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions
+from inserve.resources.allocation import MAIN_MEMORY
+from inserve.resources.memory_limit import memory_limit_bytes
+from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions, held_twice_bytes
 from inserve.server.counted_loader import CountedLoader
 from inserve.server.model_config import ModelConfig
 from inserve.server.options import ServerOptions
@@ -46,9 +47,10 @@ class ModelLoading:
 
     def __init__(self, options: ServerOptions, metrics: ServingMetrics) -> None:
         self._metrics = metrics
+        config = options.complete_session_config()
         self._model_options = SavedModelOptions(
             options.tags,
-            options.complete_session_config(),
+            config,
             options.check_shapes,
             options.enable_model_warmup,
             options.num_request_iterations_for_warmup,
@@ -56,9 +58,10 @@ class ModelLoading:
             options.tune,
             options.tuning_budget,
             options.cache_dir,
+            # Nobody knows what custom operations keep, and batches are formed before either session.
+            held_twice_bytes=0 if options.custom_ops or options.batching else _held_twice_bytes(options),
+            merge_row_wise=_has_usual_kernels(config),
         )
-        config = messages.ConfigProto.FromString(self._model_options.session_config)
-        self._has_usual_kernels = not config.HasField("graph_options") and "TF_XLA_FLAGS" not in os.environ
         self._replay = prediction_log_replay(options.enable_signature_method_name_check, metrics.warmup_run)
         self._batching = options.batching_options()
         self._lock = threading.Lock()
@@ -91,12 +94,7 @@ class ModelLoading:
             self._note_devices(path, devices)
         if self._scheduler is not None:
             self._note_name(self._scheduler, name, path)
-        is_on_processors = not devices and all(name.startswith("CPU:") for name in self._seen_devices)
-        options = replace(
-            self._model_options,
-            devices=",".join([*self._seen_devices, "", *devices]),
-            merge_row_wise=is_on_processors and self._has_usual_kernels,
-        )
+        options = self._model_options.on_devices(self._seen_devices, devices)
         return CountedLoader(path, options, self._load, self._replay, self._metrics, devices)
 
     def see_devices(self, names: Iterable[str]) -> None:
@@ -194,3 +192,15 @@ class ModelLoading:
         _, batching = self._batched()
         with self._lock:
             return self._batching_by_name.get(name, batching)
+
+
+def _held_twice_bytes(options: ServerOptions) -> int:
+    budget = options.budget()
+    return held_twice_bytes(memory_limit_bytes() if budget is None else budget[MAIN_MEMORY])
+
+
+def _has_usual_kernels(config: bytes) -> bool:
+    return (
+        not messages.ConfigProto.FromString(config).HasField("graph_options")
+        and "TF_XLA_FLAGS" not in os.environ
+    )

@@ -48,8 +48,9 @@ class FakeLoader:
     """A ``Loader`` of *servable*.
 
     The first attempts to load raise *load_errors* in turn, the first estimates *estimate_errors*;
-    both may be added to. *load_gate* and *unload_gate* hold their calls. ``calls`` is what was
-    called, in order; ``violations`` tells of calls that overlapped or did not alternate.
+    both may be added to. *held* is what a load returns. *load_gate* and *unload_gate* hold their calls.
+    ``calls`` is what was called, in order; ``violations`` tells of calls that overlapped or did not
+    alternate.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class FakeLoader:
         servable: Any = None,
         *,
         estimate: ResourceAllocation | None = None,
+        held: ResourceAllocation | None = None,
         load_errors: Iterable[Exception] = (),
         estimate_errors: Iterable[Exception] = (),
         unload_error: Exception | None = None,
@@ -64,6 +66,7 @@ class FakeLoader:
         unload_gate: Gate | None = None,
     ) -> None:
         self.estimate = ResourceAllocation() if estimate is None else estimate
+        self.held = held
         self.load_errors = list(load_errors)
         self.estimate_errors = list(estimate_errors)
         self.unload_error = unload_error
@@ -82,13 +85,14 @@ class FakeLoader:
                 raise self.estimate_errors.pop(0)
             return self.estimate
 
-    def load(self) -> None:
+    def load(self) -> ResourceAllocation | None:
         with _Call(self, "load", must_be_loaded=False):
             if self._load_gate is not None:
                 self._load_gate.enter()
             if self.load_errors:
                 raise self.load_errors.pop(0)
             self.is_loaded = True
+        return self.held
 
     def unload(self) -> None:
         with _Call(self, "unload", must_be_loaded=True):
