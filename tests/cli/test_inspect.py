@@ -181,9 +181,10 @@ def test_the_choice_for_several_at_once_is_marked_as_well(monkeypatch: pytest.Mo
         Alternative(Executor.CALLING_THREAD, 1, 16e-3, 8e-3),
     )
     size = SizeTuning("s", 1, 4, Executor.POOL, figures, Setting(Executor.CALLING_THREAD, 1))
-    tuning = Tuning("measured", 2, (size,), callers=2)
+    tuning = Tuning("measured", 2, (size,), callers=2, merged_rows=(("s", 16),))
     monkeypatch.setattr(saved_model_loader, "tune", lambda *_, **__: tuning)
     output = inspect("--tune", HALF_PLUS_TWO).output
     assert "Held in memory twice: * is for a lone caller, + for 2 at once" in output
+    assert "Requests that arrive together for s are one run of up to 16 rows" in output
     marks = [line.split()[0] for line in output.splitlines() if line.rstrip().endswith(" ms")]
     assert marks == ["*", "calling", "+"]

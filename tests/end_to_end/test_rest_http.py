@@ -233,6 +233,29 @@ def test_requests_that_come_together_get_their_own_answers(server: inserve.Serve
     assert after["INVALID_ARGUMENT"] - before["INVALID_ARGUMENT"] == rounds
 
 
+def test_images_that_come_together_have_the_answers_that_they_have_alone(port: int) -> None:
+    rounds, clients = 20, 12
+    images = np.random.default_rng(3).standard_normal((clients, 1, 28, 28, 1)).astype(np.float32)
+    asked = [
+        request(b'{"instances": %b}' % json.dumps(image.tolist()).encode(), path="/v1/models/cnn:predict")
+        for image in images
+    ]
+    wires = [socket.create_connection(("127.0.0.1", port), LIMIT_S) for _ in range(clients)]
+    try:
+        alone = []
+        for wire, one in zip(wires, asked, strict=True):
+            wire.sendall(one)
+            alone.append(read_answer(wire))
+        assert [status for status, _ in alone] == [200] * clients
+        for _ in range(rounds):
+            for wire, one in zip(wires, asked, strict=True):
+                wire.sendall(one)
+            assert [read_answer(wire) for wire in wires] == alone
+    finally:
+        for wire in wires:
+            wire.close()
+
+
 def total_of_requests(server: inserve.Server) -> Counter[str]:
     """Return how many requests were counted, by their status."""
     counted: Counter[str] = Counter()

@@ -277,6 +277,53 @@ def test_a_graph_that_proves_nothing_is_left_alone() -> None:
     servable.close()
 
 
+@pytest.fixture
+def summing() -> Iterator[SavedModelServable]:
+    """A model that keeps rows apart, but proves nothing of their bits."""
+    servable = SavedModelServable(load_saved_model(str(MODELS / "cnn" / "1")), merge_row_wise=True)
+    yield servable
+    servable.close()
+
+
+def test_what_a_trial_has_found_is_merged_up_to_so_many_rows_for_all_outputs(
+    summing: SavedModelServable,
+) -> None:
+    signature = summing.signatures["serving_default"]
+    before = summing.signature_run(signature, ())
+    assert signature.key in summing.mergeable
+    summing.merge_rows(signature.key, 5)
+    filtered = summing.signature_run(signature, [next(iter(signature.outputs))])
+    assert (before.is_row_wise, before.most_merged_rows) == (True, 5)
+    assert not filtered.is_row_wise
+
+
+def test_it_is_known_how_many_rows_may_be_one_run(
+    row_wise: Scene, scene: Scene, summing: SavedModelServable
+) -> None:
+    spec = ModelSpec("half_plus_two")
+    assert row_wise.together.most_rows(spec) == 1024
+    assert scene.together.most_rows(spec) == 8
+    assert row_wise.together.most_rows(ModelSpec("other")) == 0
+    assert row_wise.together.most_rows(ModelSpec("half_plus_two", signature_name="s")) == 0
+    own = Scene(summing)
+    summing.signature_run(summing.signatures["serving_default"], ())
+    assert own.together.most_rows(spec) == 0
+    summing.merge_rows("serving_default", 5)
+    assert own.together.most_rows(spec) == 5
+
+
+def test_rows_that_are_known_to_take_little_together_are_one_run_though_alone_they_take_much(
+    row_wise: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = row_wise.servable.prepared_run("serving_default", ())
+    assert run is not None
+    run.settle_cost([np.ones(1, np.float32)], 0.6e-3)
+    run.settle_cost([np.ones(3, np.float32)], 0.7e-3)
+    runs = runner_rows(row_wise, row_wise.servable, monkeypatch)
+    assert row_wise.ask(request(2.0), request(4.0), request(6.0)) == [[4.0], [5.0], [6.0]]
+    assert runs == [(3, Executor.CALLING_THREAD)]
+
+
 def test_runs_that_do_not_belong_on_the_calling_thread_are_left_alone(row_wise: Scene) -> None:
     run = row_wise.servable.prepared_run("serving_default", ())
     assert run is not None

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,33 @@ def test_a_version_held_twice_is_booked_twice_and_answers_a_crowd_as_a_lone_call
                 answers(plain, loader, INPUTS["cnn"])
         finally:
             loader.unload()
+
+
+def test_requests_that_come_together_have_the_bits_that_they_have_alone(
+    golden_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial says on this machine how many rows may be one run; other rows than it had must agree."""
+    size = SizeTuning("serving_default", 1, IMAGES[:1].nbytes, Executor.CALLING_THREAD)
+    figures = (Alternative(Executor.CALLING_THREAD, 1, 1e-4, 1e-4),)
+    tuning = Tuning("measured", 1, (replace(size, alternatives=figures),))
+    monkeypatch.setattr(Tuner, "measure", lambda *_, **__: tuning)
+    options = SavedModelOptions(cache_dir="", tuning_budget_s=10.0, merge_row_wise=True)
+    loader = SavedModelLoader(str(golden_models / "cnn" / "1"), options, load_saved_model)
+    loader.load()
+    try:
+        servable = loader.servable()
+        assert servable.mergeable == {"serving_default", "probs"}
+        run = servable.signature_run(servable.signatures["serving_default"], ())
+        merged = dict(servable.tuning.merged_rows).get("serving_default", 0)
+        rows = np.random.default_rng(7).random((16, 28, 28, 1), np.float32)
+        alone = [run.run_in_trial([rows[place : place + 1]]) for place in range(len(rows))]
+        for number in range(2, merged + 1):
+            for outputs, parts in zip(
+                run.run_in_trial([rows[:number]]), zip(*alone, strict=True), strict=True
+            ):
+                assert outputs.tobytes() == np.concatenate(parts[:number]).tobytes()
+    finally:
+        loader.unload()
 
 
 def test_what_warm_up_must_not_run_is_not_measured(golden_models: Path) -> None:

@@ -126,6 +126,29 @@ def mutable_table(x: Any) -> Any:
     return raw.LookupTableFindV2(table_handle=table, keys=x, default_value=tf.constant(-1.5))
 
 
+def flattened(x: Any) -> Any:
+    """Return each row in one list, with the nodes that Keras' ``Flatten`` has."""
+    num_rows = raw.StridedSlice(input=raw.Shape(input=x), begin=[0], end=[1], strides=[1], shrink_axis_mask=1)
+    return raw.Reshape(tensor=x, shape=raw.Pack(values=[num_rows, -1]))
+
+
+def part_of_shape(x: Any, begin: int, end: int, **masks: int) -> Any:
+    return raw.StridedSlice(input=tf.shape(x), begin=[begin], end=[end], strides=[1], **masks)
+
+
+def padded(name: str, **others: Any) -> Build:
+    """Return a build that pads rows of three, twice, and relies on the sizes that come out."""
+
+    def build(x: Any) -> Any:
+        once = getattr(raw, name)(input=x, paddings=[[0, 0], [2, 1]], **others)
+        image = tf.reshape(once, [-1, 2, 3])
+        return tf.reshape(
+            getattr(raw, name)(input=image, paddings=[[0, 0], [0, 1], [2, 0]], **others), [-1, 15]
+        )
+
+    return build
+
+
 def variable(value: Any, name: str, resource: bool) -> Any:
     return tf1.get_variable(name, initializer=tf.constant(value), use_resource=resource)
 
@@ -257,6 +280,43 @@ PROVEN = [
     case(lambda x: tf.squeeze(x[:, :1, :, 1:2], [1, -1]), GRID, id="Squeeze"),
     case(lambda x: tf.reshape(x, [-1, 6, 4]), GRID, id="Reshape"),
     case(lambda x: tf.reshape(x, [-1]), GRID[:, 0, 0, :1], id="Reshape-flat"),
+    case(lambda x: tf.reshape(x, tf.shape(x)), GRID, id="Reshape-to-its-own-shape"),
+    case(lambda x: tf.reshape(x, tf.shape(x, tf.int64)), GRID, id="Reshape-to-its-own-long-shape"),
+    case(lambda x, y: tf.reshape(x, tf.shape(y)), GRID[:, 0], GRID[:, 1].swapaxes(1, 2), id="Reshape-like"),
+    case(lambda x: tf.reshape(x, tf.shape(x)[:1]), FLOAT[:, None], id="Reshape-to-the-number-of-rows"),
+    case(lambda x: tf.reshape(x, tf.shape(x)[::2]), GRID[:, :1, :, :1], id="Reshape-to-every-second-size"),
+    case(lambda x: tf.reshape(x, tf.identity(tf.shape(x))[:-1]), GRID[..., :1], id="Reshape-to-all-but-one"),
+    case(lambda x: tf.reshape(x, part_of_shape(x, 0, 3)), GRID[..., :1], id="Reshape-to-a-part-of-its-shape"),
+    case(
+        lambda x: tf.reshape(x, part_of_shape(x, 0, 3, begin_mask=2, end_mask=6, shrink_axis_mask=2)),
+        GRID[..., :1],
+        id="Reshape-to-a-part-with-masks-of-no-entry",
+    ),
+    case(
+        lambda x: tf.reshape(x, [tf.shape(x)[0], tf.shape(x)[-1], -1, tf.shape(x)[-4 + 1]]),
+        GRID,
+        id="Reshape-to-packed-dimensions",
+    ),
+    case(flattened, three(FLOAT).reshape(-1, 3, 1), id="Flatten"),
+    case(lambda x: tf.reshape(flattened(x), [-1, 24]), GRID, id="Flatten-sizes"),
+    case(lambda x: x + tf.reshape(tf.constant([1.0, -0.0, 1e-45]), [1, 3]), three(FLOAT), id="Reshape-const"),
+    case(lambda x: x * tf.squeeze(tf.constant([[[2.0], [3.0]]])), GRID[..., :2], id="Squeeze-constant"),
+    case(
+        lambda x: x * tf.squeeze(tf.constant([[[[2.0], [3.0]]]]), [0, -1]), GRID[..., :2], id="Squeeze-places"
+    ),
+    case(padded("Pad"), three(FLOAT), id="Pad"),
+    case(padded("Pad"), three(TEXT), id="Pad-string"),
+    *(
+        case(padded("PadV2", constant_values=fill), three(FLOAT), id=f"PadV2{fill}")
+        for fill in (-0.0, np.nan)
+    ),
+    case(padded("PadV2", constant_values=np.int64(-7)), three(INT64), id="PadV2-int64"),
+    case(padded("MirrorPad", mode="SYMMETRIC"), three(FLOAT), id="MirrorPad"),
+    case(
+        lambda x: raw.MirrorPad(input=x, paddings=[[0, 0], [2, 1]], mode="REFLECT"),
+        three(FLOAT),
+        id="MirrorPad-reflect",
+    ),
     case(lambda x: tf.transpose(x, [0, 3, 1, 2]), GRID, id="Transpose"),
     case(lambda x: tf.slice(x, [0, 1, 0, 2], [-1, 1, -1, 2]), GRID, id="Slice"),
     case(lambda x: x[:, 1, tf.newaxis, ::-2, 1:-1], GRID, id="StridedSlice"),
@@ -432,7 +492,90 @@ REFUSED = [
     case(lambda x: tf.reshape(x, [-1]), GRID, id="rows-made-narrower"),
     case(lambda x: tf.reshape(x, [2, -1]), GRID, id="rows-by-the-rest"),
     case(lambda x: tf.reshape(x, [-1, 0]), GRID[:, 0, 0, :0], id="rows-of-nothing"),
-    case(lambda x: tf.reshape(x, tf.shape(x)), GRID, id="reshape-to-a-shape-of-the-run"),
+    case(lambda x: tf.reshape(x, tf.stack([2, tf.shape(x)[0], 12])), GRID, id="reshape-to-rows-second"),
+    *(
+        case(lambda x, pack=pack: tf.reshape(x, pack(tf.shape(x))), GRID, id=f"reshape-to-{name}")
+        for name, pack in (
+            ("two-dimensions-exchanged", lambda shape: [shape[1], shape[0], shape[2], shape[3]]),
+            ("another-dimension-first", lambda shape: [shape[1], -1]),
+            ("a-constant-first", lambda shape: [1, shape[1], -1]),
+            ("the-rest-first", lambda shape: [-1, shape[0]]),
+            ("the-number-of-rows-twice", lambda shape: [shape[0], shape[0]]),
+            ("two-rests", lambda shape: [shape[0], -1, -1]),
+            ("too-many-elements", lambda shape: [shape[0], 25]),
+            ("too-few-elements", lambda shape: [shape[0], shape[3]]),
+            ("no-whole-rest", lambda shape: [shape[0], 5, -1]),
+            ("a-rest-of-nothing", lambda shape: [shape[0], 0, -1]),
+            ("the-number-of-rows-alone", lambda shape: shape[:1]),
+            ("a-turned-shape", lambda shape: shape[3:0:-1]),
+            ("all-but-the-number-of-rows", lambda shape: shape[1:]),
+            ("a-computed-shape", lambda shape: [shape[0] * 2, 12]),
+        )
+    ),
+    case(
+        lambda x: tf.reshape(x, part_of_shape(x, 1, 2, begin_mask=2)),
+        FLOAT[:, None],
+        id="reshape-to-a-part-that-its-masks-do-not-begin-earlier",
+    ),
+    case(
+        lambda x: tf.reshape(x, part_of_shape(x, 0, 2, ellipsis_mask=1)),
+        FLOAT[:, None],
+        id="shape-by-ellipsis",
+    ),
+    case(
+        lambda x: tf.reshape(x, raw.Pack(values=[tf.shape(x)[0], 4], axis=-1)), GRID[:, 0, 0], id="pack-last"
+    ),
+    case(
+        lambda x: tf.reshape(x, raw.Reshape(tensor=tf.stack([tf.shape(x)[:1], [24]]), shape=[2])),
+        GRID,
+        id="reshape-to-packed-parts-of-a-shape",
+    ),
+    case(
+        lambda x: tf.reshape(x[:, : tf.cast(variable(2, "v", True), tf.int32)], tf.shape(x)),
+        GRID,
+        id="reshape-of-unknown-sizes",
+    ),
+    case(
+        lambda x: (lambda y: tf.reshape(y, tf.shape(y)))(tf.slice(x, [0, 1], [-1, -1])),
+        three(FLOAT),
+        id="shape-with-unknown-sizes",
+    ),
+    case(lambda x: tf.reshape(tf.constant([1.0, 2.0]), tf.shape(x)), FLOAT, id="constant-reshaped-to-rows"),
+    case(lambda x: tf.shape(x)[0], FLOAT, id="number-of-rows"),
+    case(lambda x: tf.stack([tf.shape(x)[0], 1]), FLOAT, id="number-of-rows-in-a-list"),
+    case(lambda x: tf.identity(tf.shape(x)), GRID, id="shape-passed-on"),
+    *(
+        case(lambda x, use=use: use(x, tf.shape(x)[0]), three(SMALL), id=f"number-of-rows-as-{name}")
+        for name, use in (
+            ("summand", lambda x, number: x + number),
+            ("bound", lambda x, number: raw.Maximum(x=x, y=number)),
+            ("clip", lambda x, number: raw.ClipByValue(t=x, clip_value_min=0, clip_value_max=number)),
+            ("choice", lambda x, number: tf.where(x > 1, x, number)),
+            ("condition", lambda x, number: raw.Select(condition=number > 1, x=x, y=-x)),
+            ("depth", lambda x, number: tf.one_hot(x, number)),
+            ("value-of-one-hot", lambda x, number: tf.one_hot(x, 4, on_value=number)),
+            ("index", lambda x, number: x[:, number - 1]),
+            ("indices", lambda x, number: raw.GatherV2(params=x, indices=number, axis=1)),
+            ("size", lambda x, number: tf.slice(x, [0, 0], [-1, number])),
+            ("end", lambda x, number: x[:, :number]),
+            ("widths", lambda x, number: raw.Pad(input=x, paddings=[[0, 0], [0, number]])),
+            (
+                "fill",
+                lambda x, number: raw.PadV2(input=x, paddings=[[0, 0], [0, 1]], constant_values=number),
+            ),
+            ("column", lambda x, number: raw.Pack(values=[x, tf.broadcast_to(number, tf.shape(x))], axis=1)),
+        )
+    ),
+    case(
+        lambda x: x + tf.reshape([1.0, 2.0, 3.0], [3, 1]), three(FLOAT), id="constant-reshaped-to-three-rows"
+    ),
+    case(lambda x: x + tf.reshape([1.0, 2.0, 3.0], [-1]), FLOAT, id="constant-reshaped-beside-rows"),
+    case(lambda x: x + tf.squeeze([[1.0, 2.0, 3.0]]), FLOAT, id="constant-squeezed-beside-rows"),
+    case(
+        lambda x: x + tf.squeeze([[[1.0], [2.0]]], [0]),
+        three(FLOAT),
+        id="constant-squeezed-to-rows-of-its-own",
+    ),
     case(lambda x: tf.transpose(x), GRID, id="transpose-of-all"),
     case(lambda x: tf.transpose(x, [1, 0, 2, 3]), GRID, id="transpose-of-the-rows"),
     case(lambda x: tf.slice(x, [0, 0], [2, 3]), three(FLOAT), id="first-rows"),
@@ -471,6 +614,17 @@ REFUSED = [
     case(lambda x: tf.numpy_function(lambda y: y, [x], tf.float32), FLOAT, id="python"),
     case(lambda x: tf.nn.conv1d(x, tf.ones([1, 4, 2]), 1, "SAME"), GRID[:, 0], id="convolution"),
     case(lambda x: tf.pad(x, [[1, 0]]), FLOAT, id="padded-rows"),
+    case(lambda x: tf.pad(x, [[0, 1], [0, 0]]), three(FLOAT), id="rows-padded-behind"),
+    case(
+        lambda x: tf.pad(x, [[0, 1], [1, 0]], constant_values=1.0), three(FLOAT), id="rows-padded-with-ones"
+    ),
+    case(lambda x: tf.pad(x, [[1, 1], [0, 0]], "SYMMETRIC"), three(FLOAT), id="rows-mirrored"),
+    case(
+        lambda x: raw.Pad(input=x, paddings=variable([[0, 0]], "v", True)), FLOAT, id="padding-by-a-variable"
+    ),
+    case(
+        lambda x, y: raw.PadV2(input=x, paddings=[[0, 0]], constant_values=y), FLOAT, FLOAT, id="fill-of-rows"
+    ),
     case(lambda x: tf.tile(x, [2]), FLOAT, id="repeated-rows"),
 ]
 

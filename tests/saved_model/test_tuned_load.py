@@ -133,6 +133,7 @@ class Bench:
         self.models: list[FakeModel] = []
         self.servable: SavedModelServable | None = None
         self.runs_at_warm_up = False
+        self.merges_rows = False
         self.during_run: Callable[[], object] | None = None
 
     def open(self, config: bytes) -> SavedModelServable:
@@ -142,7 +143,7 @@ class Bench:
         self.clock.advance(self.load_s)
         self.opened.append(threads)
         self.models.append(self.kind(self, threads))
-        return SavedModelServable(self.models[-1])
+        return SavedModelServable(self.models[-1], merge_row_wise=self.merges_rows)
 
     def warm_up(self, servable: SavedModelServable) -> Sequence[MeasuredInput]:
         is_whole = [model is servable.model for model in self.models]
@@ -162,6 +163,7 @@ class Bench:
             version_bytes=lambda: self.version_bytes,
             measure_anew=measure_anew,
             held_twice_bytes=self.held_twice_bytes,
+            merges_rows=self.merges_rows,
             num_cpus=num_cpus,
             now=self.clock.now,
         ).load()
@@ -295,6 +297,89 @@ def test_runs_are_placed_as_measured(bench: Bench) -> None:
     for _ in range(3):
         run.run([np.zeros(1, np.float32)])
     assert bench.ran == [(DEFAULT, POOL)] * 3
+
+
+class SummingModel(FakeModel):
+    """Its graph keeps rows apart; in company they have other bits if ``has_other_bits``."""
+
+    has_other_bits = False
+
+    def __init__(self, bench: Bench, threads: int) -> None:
+        super().__init__(bench, threads)
+        x, y = (
+            messages.NodeDef(name="x", op="Placeholder"),
+            messages.NodeDef(name="y", op="Relu", input=["x"]),
+        )
+        x.attr["dtype"].type = y.attr["T"].type = DataType.DT_FLOAT
+        graph = messages.GraphDef(node=[x, y]).SerializeToString()
+        self.meta_graph_def += b"\x12" + bytes([len(graph)]) + graph
+
+    def run(
+        self,
+        arrays: Sequence[NDArray[Any]],
+        timeout_s: float | None = None,
+        executor: Executor = POOL,
+    ) -> list[NDArray[Any]]:
+        outputs = super().run(arrays, timeout_s, executor)
+        return [one + np.float32(len(one) > 1) for one in outputs] if self.has_other_bits else outputs
+
+
+class OtherBitsModel(SummingModel):
+    has_other_bits = True
+
+
+@pytest.fixture
+def merge_bench(bench: Bench) -> Bench:
+    """A version that is fastest on one thread, whose graph adds up."""
+    bench.kind = SummingModel
+    bench.merges_rows = True
+    bench.run_s[ONE_THREAD, CALLING] = 1e-4
+    return bench
+
+
+def most_merged_rows(bench: Bench) -> int:
+    assert bench.servable is not None
+    run = bench.servable.signature_run(bench.servable.signatures["serving_default"], ())
+    return run.most_merged_rows if run.is_row_wise else 0
+
+
+def test_rows_that_a_trial_finds_alike_may_be_one_run(merge_bench: Bench) -> None:
+    tuning = merge_bench.load()
+    assert tuning.merged_rows == (("serving_default", 16),)
+    assert str(tuning).count("serving_default up to 16 rows together") == 1
+    assert most_merged_rows(merge_bench) == 16
+
+
+def test_the_next_load_merges_rows_without_a_trial(merge_bench: Bench) -> None:
+    merge_bench.load()
+    merge_bench.models.clear()
+    merge_bench.ran.clear()
+    assert merge_bench.load().source == "cached"
+    assert most_merged_rows(merge_bench) == 16
+    assert len(merge_bench.ran) < 16
+
+
+def test_rows_that_have_other_bits_in_company_are_not_merged(merge_bench: Bench) -> None:
+    merge_bench.kind = OtherBitsModel
+    assert merge_bench.load().merged_rows == ()
+    assert most_merged_rows(merge_bench) == 0
+
+
+def test_on_several_threads_there_is_no_trial(merge_bench: Bench) -> None:
+    merge_bench.run_s[DEFAULT, CALLING] = 1e-4
+    tuning = merge_bench.load()
+    assert (tuning.intra_op_threads, tuning.merged_rows) == (2, ())
+
+
+def test_rows_that_take_long_together_are_not_merged(merge_bench: Bench) -> None:
+    merge_bench.run_s[ONE_THREAD, CALLING] = 0.6e-3
+    assert merge_bench.load().merged_rows == ()
+    assert most_merged_rows(merge_bench) == 0
+
+
+def test_where_rows_are_not_to_be_merged_there_is_no_trial(merge_bench: Bench) -> None:
+    merge_bench.merges_rows = False
+    assert merge_bench.load().merged_rows == ()
 
 
 @pytest.fixture

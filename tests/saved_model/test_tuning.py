@@ -34,6 +34,7 @@ TUNING = Tuning(
     callers=2,
     seconds=0.5,
     reason="because",
+    merged_rows=(("s", 16),),
 )
 
 
@@ -213,7 +214,14 @@ def test_a_tuning_with_crowded_runs_is_for_two_sessions() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"source": "guessed"}, {"intra_op_threads": -1}, {"sizes": [{}]}, {"sizes": None}, {"seconds": "1"}],
+    [
+        {"source": "guessed"},
+        {"intra_op_threads": -1},
+        {"sizes": [{}]},
+        {"sizes": None},
+        {"seconds": "1"},
+        {"merged_rows": []},
+    ],
 )
 def test_what_is_no_tuning_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r".+"):
@@ -226,8 +234,11 @@ def test_the_figures_in_force_are_those_of_executor_and_threads() -> None:
 
 
 def test_its_line_names_source_threads_executor_and_time() -> None:
-    assert str(TUNING) == ("measured: 1 intra-op thread; s [32] calling thread 1 ms; took 0.50 s; because")
+    assert str(TUNING) == (
+        "measured: 1 intra-op thread; s [32] calling thread 1 ms; s up to 16 rows together; "
+        "took 0.50 s; because"
+    )
     assert str(CROWDED) == (
         "measured: 2 intra-op threads; s [32] pool 3 ms, 2 at once calling thread 1 intra-op thread 2 ms; "
-        "took 0.50 s; because"
+        "s up to 16 rows together; took 0.50 s; because"
     )

@@ -64,14 +64,21 @@ def _print_tuning(console: Console, path: Path, tags: list[str] | None) -> None:
 
     from inserve.handlers.prediction_log import prediction_log_replay
     from inserve.resources.memory_limit import memory_limit_bytes
-    from inserve.saved_model.saved_model_loader import SavedModelOptions, held_twice_bytes, tune
+    from inserve.saved_model.saved_model_loader import (
+        SavedModelOptions,
+        has_usual_kernels,
+        held_twice_bytes,
+        tune,
+    )
     from inserve.server.options import ServerOptions
     from inserve.tensorflow_c.devices import list_devices
     from inserve.tensorflow_c.interface import Executor
 
     config = ServerOptions().complete_session_config()
     options = SavedModelOptions(
-        session_config=config, held_twice_bytes=held_twice_bytes(memory_limit_bytes())
+        session_config=config,
+        held_twice_bytes=held_twice_bytes(memory_limit_bytes()),
+        merge_row_wise=has_usual_kernels(config),
     )
     options = options.on_devices([device.short_name for device in list_devices(config)])
     if tags is not None:
@@ -84,6 +91,8 @@ def _print_tuning(console: Console, path: Path, tags: list[str] | None) -> None:
         _print_line(console, f"Not all was measured: {tuning.reason}")
     if tuning.is_for_two_sessions:
         _print_line(console, f"Held in memory twice: * is for a lone caller, + for {tuning.callers} at once")
+    for key, most in tuning.merged_rows:
+        _print_line(console, f"Requests that arrive together for {key} are one run of up to {most} rows")
     for size in tuning.sizes:
         rows = "" if size.rows is None else f", {size.rows} row{'' if size.rows == 1 else 's'}"
         _print_line(console, f"Signature {size.signature}{rows}")

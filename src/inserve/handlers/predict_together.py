@@ -34,8 +34,6 @@ FEWEST_TOGETHER = 3
 
 _DECLINED_BETWEEN_TRIES = 32
 
-_MOST_ROW_WISE_ROWS = 1024
-
 
 class Answered(NamedTuple):
     """A request that was answered together with others."""
@@ -94,6 +92,15 @@ class PredictTogether:
         for group in _groups(requests):
             self._answer_group(group, timeouts_s, answers)
         return answers
+
+    def most_rows(self, spec: ModelSpec) -> int:
+        """Return how many rows ``run_bound`` may take for *spec*; below 2 there is no sense in asking it."""
+        try:
+            with self._find(spec) as handle:
+                run = handle.servable.prepared_run(spec.signature_name or DEFAULT_SIGNATURE_NAME, ())
+                return 0 if run is None or not run.may_merge else _row_limit(handle.servable, run)
+        except InserveError:
+            return 0
 
     def run_bound(
         self,
@@ -245,7 +252,7 @@ class PredictTogether:
 
 def _row_limit(servable: SavedModelServable, run: SignatureRun) -> int:
     """Return the most rows that requests of *run* may have together; below 2 they are not merged."""
-    return _MOST_ROW_WISE_ROWS if run.is_row_wise else servable.row_limit
+    return run.most_merged_rows if run.is_row_wise else servable.row_limit
 
 
 def _parts(outputs: Sequence[NDArray[Any]], rows: Sequence[int]) -> list[list[NDArray[Any]]]:

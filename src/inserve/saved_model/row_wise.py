@@ -32,6 +32,7 @@ from inserve.saved_model.row_wise_values import (
     Known,
     Operation,
     Rows,
+    Rule,
     UnprovenError,
     require_usual_kernels,
 )
@@ -81,15 +82,18 @@ class _Function(NamedTuple):
     control_returns: tuple[str, ...]
 
 
-def row_wise_signatures(graph_def: bytes, signatures: Mapping[str, Signature]) -> frozenset[str]:
-    """Return the keys of those *signatures* that are proven to be row-wise.
+def row_wise_signatures(
+    graph_def: bytes, signatures: Mapping[str, Signature], rules: Mapping[str, Rule] = RULES
+) -> frozenset[str]:
+    """Return the keys of those *signatures* that *rules* prove to be row-wise.
 
-    *graph_def* is a serialized ``tensorflow.GraphDef``. Of a graph that cannot be read, or has more
+    With ``RULES_OF_SUMS`` rows are proven to be kept apart, but not to have the same bits. *graph_def* is
+    a serialized ``tensorflow.GraphDef``. Of a graph that cannot be read, or has more
     to it than is looked at, nothing is proven; nothing is raised.
     """
     try:
         graph = messages.GraphDef.FromString(graph_def)
-        proof = _Proof(graph)
+        proof = _Proof(graph, rules)
     except _UNREADABLE:
         return frozenset()
     return frozenset(key for key, signature in signatures.items() if proof.is_row_wise(signature))
@@ -136,7 +140,8 @@ def _read_function(function: messages.FunctionDef) -> _Function:
 class _Proof:
     """One graph with its functions, and how much of the work for it is left."""
 
-    def __init__(self, graph: messages.GraphDef) -> None:
+    def __init__(self, graph: messages.GraphDef, rules: Mapping[str, Rule]) -> None:
+        self.rules = rules
         self.nodes = _by_name(list(graph.node))
         self._definitions = {_function_name(one): one for one in graph.library.function}
         if len(self._definitions) != len(graph.library.function):
@@ -171,7 +176,7 @@ class _Proof:
 
     def is_followed(self, op: str) -> bool:
         """Return whether there is a rule for the operation, or a function behind it."""
-        return op in RULES or op in _CALLS or op in self._definitions
+        return op in self.rules or op in _CALLS or op in self._definitions
 
     def function(self, name: str) -> _Function:
         function = self._functions.get(name)
@@ -204,7 +209,9 @@ class _Proof:
         outputs = [_function_reference(function.returns[name]) for name in function.outputs]
         waiting = [output.node for output in outputs if output not in arguments]
         scope.settle([*waiting, *function.control_returns])
-        if any(node.op not in RULES for node in function.nodes.values() if not scope.is_settled(node.name)):
+        if any(
+            node.op not in self.rules for node in function.nodes.values() if not scope.is_settled(node.name)
+        ):
             raise UnprovenError
         return tuple(scope.known(output) for output in outputs)
 
@@ -329,4 +336,4 @@ class _Scope:
             if called is None or called.attr:
                 raise UnprovenError
             return self._proof.call(called.name, inputs, self._depth + 1)
-        return RULES[node.op](Operation(node), inputs)
+        return self._proof.rules[node.op](Operation(node), inputs)

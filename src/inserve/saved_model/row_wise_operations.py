@@ -39,6 +39,7 @@ from inserve.saved_model.row_wise_values import (
     equal_size,
     full_sizes,
     integer_of,
+    integers_of,
     require_scalars,
     rows_of,
     rows_of_one_rank,
@@ -275,6 +276,28 @@ def _table_size(_: Operation, inputs: Sequence[Known]) -> tuple[Known, ...]:
     return (Constant(()),)
 
 
+def _reshape(operation: Operation, inputs: Sequence[Known]) -> tuple[Known, ...]:
+    if not are_constants(inputs):
+        return row_wise_shapes.reshape(operation, inputs)
+    value, wanted = map(constant_of, inputs)
+    if value.shape is None or wanted.values is None:
+        return (Constant(None),)
+    sizes = integers_of(wanted)
+    return (Constant(sizes if min(sizes, default=0) >= 0 else None),)
+
+
+def _squeeze(operation: Operation, inputs: Sequence[Known]) -> tuple[Known, ...]:
+    if not are_constants(inputs):
+        return row_wise_shapes.squeeze(operation, inputs)
+    (value,) = map(constant_of, inputs)
+    if value.shape is None:
+        return (Constant(None),)
+    dropped = {int(place) % len(value.shape) for place in operation.list_of("squeeze_dims").i}
+    if not dropped:
+        dropped = {place for place, size in enumerate(value.shape) if size == 1}
+    return (Constant(tuple(size for place, size in enumerate(value.shape) if place not in dropped)),)
+
+
 def _same_in_every_run(_: Operation, inputs: Sequence[Known]) -> tuple[Known, ...]:
     """The last bit depends on the place of an element, and the places of a constant are always the same."""
     for known in inputs:
@@ -404,9 +427,11 @@ RULES: Mapping[str, Rule] = {
     "Pack": _of_constants_or(row_wise_shapes.pack),
     "Unpack": row_wise_shapes.unpack,
     "ExpandDims": _of_constants_or(row_wise_shapes.expand_dims),
-    "Squeeze": _of_constants_or(row_wise_shapes.squeeze),
-    "Reshape": _of_constants_or(row_wise_shapes.reshape),
+    "Squeeze": _squeeze,
+    "Shape": _of_constants_or(row_wise_shapes.shape),
+    "Reshape": _reshape,
     "Transpose": _of_constants_or(row_wise_shapes.transpose),
+    **_rule_of(_of_constants_or(row_wise_shapes.pad), "Pad PadV2 MirrorPad"),
     "Slice": _of_constants_or(row_wise_shapes.slice_),
     "StridedSlice": _of_constants_or(row_wise_shapes.strided_slice),
     "Split": row_wise_shapes.split,

@@ -9,11 +9,13 @@ import math
 from collections.abc import Sequence
 
 from inserve.saved_model.row_wise_values import (
+    Dimensions,
     Known,
     Operation,
     Rows,
     Sizes,
     UnprovenError,
+    are_constants,
     equal_inner,
     full_sizes,
     integer_of,
@@ -26,9 +28,11 @@ __all__ = [
     "concat",
     "expand_dims",
     "pack",
+    "pad",
     "place_in_row",
     "reduction",
     "reshape",
+    "shape",
     "slice_",
     "split",
     "split_by_sizes",
@@ -49,7 +53,31 @@ def concat(_: Operation, inputs: Sequence[Known]) -> tuple[Known, ...]:
     return (Rows(tuple(inner)),)
 
 
+def shape(_: Operation, inputs: Sequence[Known]) -> tuple[Known, ...]:
+    (value,) = inputs
+    sizes = full_sizes(rows_of(value).inner)
+    if sizes is None:
+        raise UnprovenError
+    return (Dimensions((None, *sizes)),)
+
+
+def _packed_dimensions(operation: Operation, inputs: Sequence[Known]) -> tuple[Known, ...]:
+    if operation.integer("axis", 0) != 0:
+        raise UnprovenError
+    sizes: list[int | None] = []
+    for known in inputs:
+        if isinstance(known, Dimensions):
+            if not known.is_scalar:
+                raise UnprovenError
+            sizes += known.sizes
+        else:
+            sizes.append(integer_of(known))
+    return (Dimensions(tuple(sizes)),)
+
+
 def pack(operation: Operation, inputs: Sequence[Known]) -> tuple[Known, ...]:
+    if any(isinstance(known, Dimensions) for known in inputs):
+        return _packed_dimensions(operation, inputs)
     rows = rows_of_one_rank(inputs)
     place = rows[0].axis(operation.integer("axis", 0), added=1) - 1
     inner = equal_inner(rows)
@@ -84,13 +112,25 @@ def squeeze(operation: Operation, inputs: Sequence[Known]) -> tuple[Known, ...]:
 
 
 def reshape(_: Operation, inputs: Sequence[Known]) -> tuple[Known, ...]:
-    """Only ``[-1, ...]`` with as many elements in a row as before."""
-    value, shape = inputs
+    """Only ``[-1, ...]``, or the number of rows first, with as many elements in a row as before."""
+    value, wanted = inputs
     sizes = full_sizes(rows_of(value).inner)
-    first, *inner = integers_of(shape)
-    if sizes is None or first != -1 or any(size <= 0 for size in inner):
+    if sizes is None:
         raise UnprovenError
-    if math.prod(inner) != math.prod(sizes):
+    num_elements = math.prod(sizes)
+    if isinstance(wanted, Dimensions):
+        first, *others = wanted.sizes
+        inner = [size for size in others if size is not None]
+        if first is not None or wanted.is_scalar or len(inner) != len(others):
+            raise UnprovenError
+        if inner.count(-1) == 1:
+            place = inner.index(-1)
+            inner[place] = num_elements // max(1, math.prod(size for size in inner if size != -1))
+    else:
+        first, *inner = integers_of(wanted)
+        if first != -1:
+            raise UnprovenError
+    if any(size <= 0 for size in inner) or math.prod(inner) != num_elements:
         raise UnprovenError
     return (Rows(tuple(inner)),)
 
@@ -111,11 +151,26 @@ def slice_(_: Operation, inputs: Sequence[Known]) -> tuple[Known, ...]:
     return (Rows(tuple(None if length < 0 else length for length in lengths[1:])),)
 
 
+def _sliced_dimensions(
+    operation: Operation, value: Dimensions, entries: Sequence[tuple[int, ...]]
+) -> tuple[Known, ...]:
+    [(begin, end, stride)] = entries
+    if value.is_scalar or operation.integer("ellipsis_mask", 0) or operation.integer("new_axis_mask", 0):
+        raise UnprovenError
+    if operation.integer("shrink_axis_mask", 0) & 1:
+        return (Dimensions((value.sizes[begin],), is_scalar=True),)
+    start = None if operation.integer("begin_mask", 0) & 1 else begin
+    stop = None if operation.integer("end_mask", 0) & 1 else end
+    return (Dimensions(value.sizes[start:stop:stride]),)
+
+
 def strided_slice(operation: Operation, inputs: Sequence[Known]) -> tuple[Known, ...]:
     """Entries for dimensions from 1 on may say anything, the one for dimension 0 only ``:``."""
     value, *texts = inputs
-    rows = rows_of(value)
     entries = list(zip(*map(integers_of, texts), strict=True))
+    if isinstance(value, Dimensions):
+        return _sliced_dimensions(operation, value, entries)
+    rows = rows_of(value)
     begin_mask, end_mask, ellipsis, new_axis, shrink = (
         operation.integer(f"{name}_mask", 0)
         for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
@@ -169,6 +224,16 @@ def split_by_sizes(operation: Operation, inputs: Sequence[Known]) -> tuple[Known
     return tuple(
         Rows((*inner[:place], length if length >= 0 else None, *inner[place + 1 :])) for length in lengths
     )
+
+
+def pad(_: Operation, inputs: Sequence[Known]) -> tuple[Known, ...]:
+    """With a constant or with what is there; nothing in front of the rows and nothing behind them."""
+    value, widths, *fill = inputs
+    rows, numbers = rows_of(value), integers_of(widths)
+    if len(numbers) != 2 * rows.rank or numbers[:2] != (0, 0) or not are_constants(fill):
+        raise UnprovenError
+    pairs = zip(rows.inner, numbers[2::2], numbers[3::2], strict=True)
+    return (Rows(tuple(None if size is None else size + before + after for size, before, after in pairs)),)
 
 
 # --- what is drawn from a whole row ---------------------------------------------------------------

@@ -14,6 +14,7 @@ __all__ = [
     "INTEGERS",
     "SAME_BITS_TYPES",
     "Constant",
+    "Dimensions",
     "Known",
     "Operation",
     "Rows",
@@ -108,7 +109,16 @@ class Table:
     """The handle of a table whose keys and values are scalars."""
 
 
-Known: TypeAlias = "Rows | Constant | Variable | Table"
+@dataclass(frozen=True)
+class Dimensions:
+    """Sizes out of the shape of a tensor with rows: integers, one or a list of them."""
+
+    sizes: Sizes
+    """None for the number of rows."""
+    is_scalar: bool = False
+
+
+Known: TypeAlias = "Rows | Constant | Variable | Table | Dimensions"
 
 
 class Operation:
@@ -125,8 +135,8 @@ class Operation:
             raise UnprovenError
         return getattr(value, kind)
 
-    def data_type(self, name: str = "T") -> int:
-        return int(self._get(name, "type", None))
+    def data_type(self, name: str = "T", default: int | None = None) -> int:
+        return int(self._get(name, "type", default))
 
     def integer(self, name: str, default: int | None = None) -> int:
         return int(self._get(name, "i", default))

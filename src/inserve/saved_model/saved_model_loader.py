@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
+from google.protobuf.message import DecodeError
+
 from inserve.errors import FailedPreconditionError, InserveError, NotFoundError
+from inserve.protos import messages
 from inserve.resources.allocation import MAIN_MEMORY, ResourceAllocation
 from inserve.resources.freed_memory import return_freed_memory
 from inserve.saved_model.saved_model_servable import SavedModelServable
@@ -27,7 +30,7 @@ from inserve.tensorflow_c.interface import LoadSavedModel
 from inserve.tensorflow_c.load_saved_model import load_saved_model as open_saved_model
 from inserve.tensorflow_c.session_options import intra_op_threads
 
-__all__ = ["SavedModelLoader", "SavedModelOptions", "held_twice_bytes", "tune"]
+__all__ = ["SavedModelLoader", "SavedModelOptions", "has_usual_kernels", "held_twice_bytes", "tune"]
 
 _MOST_HELD_TWICE_BYTES = 128 << 20
 _SHARE_HELD_TWICE = 1 / 16
@@ -42,6 +45,15 @@ def held_twice_bytes(memory_bytes: int) -> int:
     A sixteenth of that, 128 MiB at most.
     """
     return min(_MOST_HELD_TWICE_BYTES, int(memory_bytes * _SHARE_HELD_TWICE))
+
+
+def has_usual_kernels(config: bytes) -> bool:
+    """Return whether sessions with the serialized ``ConfigProto`` *config* run a graph without a compiler."""
+    try:
+        proto = messages.ConfigProto.FromString(config)
+    except DecodeError:
+        return False  # the load says what is wrong
+    return not proto.HasField("graph_options") and "TF_XLA_FLAGS" not in os.environ
 
 
 @dataclass(frozen=True)
@@ -172,6 +184,7 @@ class SavedModelLoader:
             version_bytes=lambda: _bytes_below(self._path),
             measure_anew=self._measure_anew,
             held_twice_bytes=options.held_twice_bytes,
+            merges_rows=options.merge_row_wise,
             devices=options.devices,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from time import perf_counter
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from inserve.saved_model.crowd_session import CrowdModel, CrowdRuns
 from inserve.saved_model.meta_graph import parse_meta_graph
 from inserve.saved_model.row_wise import row_wise_signatures
+from inserve.saved_model.row_wise_sums import RULES_OF_SUMS
 from inserve.saved_model.run_cost import SHORT_RUN_S, RunCost
 from inserve.saved_model.signature import Signature
 from inserve.saved_model.tuning import Tuning
@@ -36,6 +38,7 @@ _POOL_RUNS_BETWEEN_PROBES = 64
 _UNTIMED_RUNS = 7
 """How many short runs follow a timed one before the next is timed."""
 
+_MOST_ROW_WISE_ROWS = 1024
 _MOST_ROW_WISE_BYTES = 64 << 10
 """Kernels share out elements to TensorFlow's threads from some 100,000 on."""
 
@@ -61,6 +64,7 @@ class SignatureRun:
         "_cost",
         "_estimate",
         "_is_predictable",
+        "_most_merged_bytes",
         "_observe",
         "_on_calling_thread",
         "_pool_runs",
@@ -71,6 +75,7 @@ class SignatureRun:
         "_would_wait",
         "is_row_wise",
         "may_merge",
+        "most_merged_rows",
         "output_aliases",
         "signature",
     )
@@ -88,8 +93,11 @@ class SignatureRun:
         self.may_merge = True
         """Whether rows of several requests may be one run; not once its outputs were seen to lack rows."""
         self.is_row_wise = False
-        """Whether the graph proves that rows of several requests may be one run although nobody asked for
-        batches; see ``row_wise``. Such a run is ``run_row_wise``."""
+        """Whether rows of several requests may be one run, ``run_row_wise``, although nobody asked for
+        batches: the graph proves it, or a trial has found so; see ``row_wise`` and ``row_trial``."""
+        self.most_merged_rows = 0
+        """How many rows such a run may have."""
+        self._most_merged_bytes = 0
         self._is_predictable = is_predictable
         self._runner = runner
         self._run = runner.run
@@ -150,6 +158,19 @@ class SignatureRun:
             self._untimed_runs = 0
         return outputs
 
+    def run_in_trial(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run the graph on the calling thread, whatever that takes.
+
+        Raises:
+            InserveError: What TensorFlow said.
+        """
+        return self._run(arrays, None, _CALLING_THREAD)
+
+    def merge(self, most_rows: int, most_bytes: int) -> None:
+        """Let ``run_row_wise`` have so many rows and bytes."""
+        self.is_row_wise = True
+        self.most_merged_rows, self._most_merged_bytes = most_rows, most_bytes
+
     def run_row_wise(
         self, rows: Sequence[int], merged: Sequence[NDArray[Any]], limit_s: float | None
     ) -> list[NDArray[Any]] | None:
@@ -166,7 +187,7 @@ class SignatureRun:
         size = 0
         for array in merged:
             size += array.nbytes
-        if size > _MOST_ROW_WISE_BYTES:
+        if size > self._most_merged_bytes:
             return None
         total = sum(rows)
         seconds = 0.0
@@ -175,6 +196,9 @@ class SignatureRun:
             if own_s is None:
                 return None
             seconds += own_s
+        known_s = self._seconds_of_size(size.bit_length())
+        if known_s is not None and known_s < seconds:
+            seconds = known_s
         if seconds > SHORT_RUN_S or (limit_s is not None and limit_s <= _DEADLINE_MARGIN * seconds):
             return None
         return self._run(merged, None, _CALLING_THREAD)
@@ -243,9 +267,15 @@ class SavedModelServable:
         self._runs_of_all_outputs: dict[str, SignatureRun] = {}
         self._is_predictable = not meta_graph.has_loops
         self._row_wise: frozenset[str] = frozenset()
+        self._tried_rows: dict[str, int] = {}
+        """By signatures whose rows are kept apart, but may have other bits in company: how many rows were
+        found to have the same."""
         # Where a model is batched its options say what may be merged.
         if merge_row_wise and self.check_shapes and self._is_predictable and not hasattr(model, "row_limit"):
-            self._row_wise = row_wise_signatures(meta_graph.small_graph, self.signatures)
+            graph = meta_graph.small_graph
+            self._row_wise = row_wise_signatures(graph, self.signatures)
+            others = {key: one for key, one in self.signatures.items() if key not in self._row_wise}
+            self._tried_rows = dict.fromkeys(row_wise_signatures(graph, others, RULES_OF_SUMS), 0)
         self._tensor_runs: _TensorRuns = {}
         self._string_runs: _TensorRuns = {}
         """Kept apart: callers choose the others, and could leave no place for these."""
@@ -320,6 +350,21 @@ class SavedModelServable:
                 found[feeds] = runs
         return found
 
+    @property
+    def mergeable(self) -> frozenset[str]:
+        """The signatures whose requests may be one run where a trial finds the same bits."""
+        return frozenset(self._tried_rows)
+
+    def merge_rows(self, key: str, most_rows: int) -> None:
+        """Let requests for all outputs of the *mergeable* signature *key* be one run of so many rows.
+
+        A trial has found that each row has the bits that it has alone, on one thread.
+        """
+        self._tried_rows[key] = most_rows
+        run = self._runs_of_all_outputs.get(key)
+        if run is not None:
+            run.merge(most_rows, sys.maxsize)
+
     @contextmanager
     def observed_runs(self, observer: RunObserver) -> Iterator[None]:
         """Let *observer* hear of every run of a signature that happens inside; for one thread."""
@@ -355,7 +400,10 @@ class SavedModelServable:
                 [signature.outputs[alias].tensor_name for alias in aliases],
             )
             run = SignatureRun(runner, aliases, self._costs[signature.key], signature, self._is_predictable)
-            run.is_row_wise = signature.key in self._row_wise
+            if signature.key in self._row_wise:
+                run.merge(_MOST_ROW_WISE_ROWS, _MOST_ROW_WISE_BYTES)
+            elif not output_filter and self._tried_rows.get(signature.key):
+                run.merge(self._tried_rows[signature.key], sys.maxsize)
             if self._observer is not None:
                 run.tell(self._observer)
             if not output_filter:

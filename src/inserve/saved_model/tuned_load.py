@@ -20,6 +20,8 @@ from google.protobuf.message import DecodeError
 
 from inserve.errors import InserveError
 from inserve.protos import messages
+from inserve.saved_model.row_trial import most_rows_alike, trial_rows
+from inserve.saved_model.run_cost import SHORT_RUN_S
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.tuner import MeasuredInput, Tuner
 from inserve.saved_model.tuning import Tuning
@@ -44,6 +46,10 @@ _LOAD_BUDGETS = 5.0
 """A network of 1.5 s still counts, with what TensorFlow's first load in a process takes besides."""
 
 _MOST_CALLERS = 4
+
+_RUNS_TO_TIME = 3
+_SHARE_OF_SHORT = 0.5
+"""Requests are one run only where that takes much less than may hold up an event loop."""
 
 _Result = TypeVar("_Result")
 
@@ -90,7 +96,8 @@ class TunedLoad:
     *version_bytes* tells the size of its files. *measure_anew* uses no tuning of an earlier load. If it is
     no larger than *held_twice_bytes* and no signature leaves a trace, it may stay in memory twice. *budget_s*
     bounds the measuring; a second session is made only where the first was loaded within five times that.
-    Tunings are remembered apart for other *devices*. *num_cpus* is what the process may use, by default
+    With *merges_rows* trials find out which requests may be one run. Tunings are remembered apart for
+    other *devices*. *num_cpus* is what the process may use, by default
     what the system says.
     """
 
@@ -106,6 +113,7 @@ class TunedLoad:
         version_bytes: Callable[[], int],
         measure_anew: bool = False,
         held_twice_bytes: int = 0,
+        merges_rows: bool = False,
         devices: str = "",
         num_cpus: int | None = None,
         now: Callable[[], float] = perf_counter,
@@ -118,8 +126,10 @@ class TunedLoad:
         self._version_bytes = version_bytes
         self._measure_anew = measure_anew
         self._held_twice_bytes = held_twice_bytes
+        self._merges_rows = merges_rows
         self._devices = devices
         self._num_cpus = usable_cpus() if num_cpus is None else num_cpus
+        self._budget_s = budget_s
         self._longest_load_s = _LOAD_BUDGETS * budget_s
         self._tuner = Tuner(min(self._num_cpus, _MOST_CALLERS), budget_s, now)
         self._now = now
@@ -156,6 +166,8 @@ class TunedLoad:
             servable.apply_tuning(tuning)
             if tuning.is_for_two_sessions:
                 self._hold_second_beside(servable, tuning)
+            for key, rows in tuning.merged_rows:
+                self._merge_rows(servable, key, rows)
         except BaseException:
             servable.close()
             raise
@@ -209,11 +221,58 @@ class TunedLoad:
                     first.hold_beside(second, tuning)
                     second = None
             kept.apply_tuning(replace(tuning, seconds=seconds, reason=reason))
+            self._try_rows(kept)
             return kept
         finally:
             for servable in (first, second):
                 if servable is not None and servable is not kept:
                     servable.close()
+
+    def _try_rows(self, servable: SavedModelServable) -> None:
+        """Find out of which signatures requests that come together may be one run, and let them be.
+
+        Only on one intra-op thread: TensorFlow takes denormal numbers for zero on others.
+        """
+        tuning = servable.tuning
+        if not self._merges_rows or tuning.intra_op_threads != 1:
+            return
+        found: dict[str, int] = {}
+        for key in sorted(servable.mergeable):
+            rows = trial_rows(servable.signatures[key])
+            run = servable.signature_run(servable.signatures[key], ())
+            if rows is None or not run.is_short([array[:1] for array in rows]):
+                continue
+            most = most_rows_alike(run.run_in_trial, rows, self._budget_s, self._now)
+            if most > 1 and self._merge_rows(servable, key, most):
+                found[key] = most
+        servable.apply_tuning(replace(tuning, merged_rows=tuple(found.items())))
+
+    def _merge_rows(self, servable: SavedModelServable, key: str, most_rows: int) -> bool:
+        """Let requests of a signature be one run of as many rows as take a short time; return whether any."""
+        rows = trial_rows(servable.signatures[key]) if key in servable.mergeable else None
+        if rows is None:
+            return False
+        run = servable.signature_run(servable.signatures[key], ())
+        allowed = 0
+        number = 2
+        while number <= most_rows:
+            arrays = [array[:number] for array in rows]
+            seconds = []
+            for _ in range(_RUNS_TO_TIME):
+                started = self._now()
+                try:
+                    run.run_in_trial(arrays)
+                except InserveError:
+                    return False
+                seconds.append(self._now() - started)
+            if min(seconds) > SHORT_RUN_S * _SHARE_OF_SHORT:
+                break
+            run.settle_cost(arrays, min(seconds))
+            allowed = most_rows if 2 * number > most_rows else number
+            number *= 2
+        if allowed:
+            servable.merge_rows(key, allowed)
+        return allowed > 0
 
     def _as_default(
         self, servable: SavedModelServable, reason: str, seconds: float = 0.0
@@ -266,6 +325,7 @@ class TunedLoad:
                 self._config.hex(),
                 self._devices,
                 "two" if self._is_small() else "one",
+                "merged" if self._merges_rows else "apart",
             ]
             return hashlib.blake2b("|".join([*parts, *self._tags]).encode(), digest_size=16).hexdigest()
         return None

@@ -143,6 +143,9 @@ class Tuning:
     """What the measuring took, a second load of the model included."""
     reason: str = ""
     """Why nothing, or not everything, was measured."""
+    merged_rows: tuple[tuple[str, int], ...] = ()
+    """How many rows of requests that come together may be one run of a signature, because a trial gave each
+    row the bits that it has alone (``row_trial``); beside those signatures whose graph proves it."""
 
     def __str__(self) -> str:
         parts = [
@@ -151,6 +154,7 @@ class Tuning:
         ]
         if len(self.sizes) > _SIZES_SHOWN:
             parts.append(f"{len(self.sizes) - _SIZES_SHOWN} more")
+        parts += [f"{key} up to {rows} rows together" for key, rows in self.merged_rows]
         if self.source == "measured":
             parts.append(f"took {self.seconds:.2f} s")
         if self.reason:
@@ -311,6 +315,7 @@ def tuning_to_dict(tuning: Tuning) -> dict[str, Any]:
     return {
         "source": tuning.source,
         "intra_op_threads": tuning.intra_op_threads,
+        "merged_rows": dict(tuning.merged_rows),
         "callers": tuning.callers,
         "seconds": tuning.seconds,
         "reason": tuning.reason,
@@ -346,6 +351,7 @@ def tuning_from_dict(value: Any) -> Tuning:
         return Tuning(
             source=_one_of(value["source"], ("measured", "cached", "explicit", "default")),
             intra_op_threads=_natural(value["intra_op_threads"]),
+            merged_rows=tuple((str(key), _natural(rows)) for key, rows in value["merged_rows"].items()),
             callers=_natural(value["callers"]),
             seconds=_seconds(value["seconds"]),
             reason=str(value["reason"]),
@@ -369,7 +375,7 @@ def tuning_from_dict(value: Any) -> Tuning:
                 for size in value["sizes"]
             ),
         )
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"no tuning: {error!r}") from error
 
 

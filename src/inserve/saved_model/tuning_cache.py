@@ -25,6 +25,8 @@ MAX_ENTRIES = 512
 """Beyond so many the entries that were used longest ago are removed."""
 
 _FORMAT = "3"
+_CHOICES = ("TF_ENABLE_ONEDNN_OPTS", "TF_MKL", "ONEDNN_", "DNNL_", "MKL_")
+"""First letters of variables by which people choose kernels."""
 _MAX_ENTRY_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 
@@ -124,7 +126,8 @@ def machine_text() -> str:
         tensorflow = f"{library} {file.st_size} {file.st_mtime_ns}"
     except (InserveError, OSError):
         tensorflow = "none"
-    return "|".join((_FORMAT, _processor(), tensorflow, os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")))
+    kernels = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_CHOICES)]
+    return "|".join((_FORMAT, _processor(), tensorflow, *kernels))
 
 
 def _processor() -> str:

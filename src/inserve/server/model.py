@@ -16,7 +16,12 @@ from inserve.handlers.prediction_log import prediction_log_replay
 from inserve.handlers.run_signature import run_signature
 from inserve.resources.memory_limit import memory_limit_bytes
 from inserve.saved_model.input_value import array_from_value
-from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions, held_twice_bytes
+from inserve.saved_model.saved_model_loader import (
+    SavedModelLoader,
+    SavedModelOptions,
+    has_usual_kernels,
+    held_twice_bytes,
+)
 from inserve.saved_model.saved_model_servable import SavedModelServable
 from inserve.saved_model.signature import Signature
 from inserve.sources.version_selection import parse_version, version_children
@@ -155,6 +160,7 @@ def load(
         enable_model_warmup=warm_up,
         tune=warm_up,
         held_twice_bytes=0 if custom_ops else held_twice_bytes(memory_limit_bytes()),
+        merge_row_wise=has_usual_kernels(config),
     )
     if warm_up:
         options = options.on_devices([device.short_name for device in list_devices(config)])

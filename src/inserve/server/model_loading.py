@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterable, Sequence
 
@@ -14,11 +13,15 @@ from inserve.batching.options import BatchingOptions, check_queue_options
 from inserve.errors import FailedPreconditionError, NotFoundError
 from inserve.handlers.prediction_log import prediction_log_replay
 from inserve.metrics.serving_metrics import ServingMetrics
-from inserve.protos import messages
 from inserve.replicas.replicated_session import replicate
 from inserve.resources.allocation import MAIN_MEMORY
 from inserve.resources.memory_limit import memory_limit_bytes
-from inserve.saved_model.saved_model_loader import SavedModelLoader, SavedModelOptions, held_twice_bytes
+from inserve.saved_model.saved_model_loader import (
+    SavedModelLoader,
+    SavedModelOptions,
+    has_usual_kernels,
+    held_twice_bytes,
+)
 from inserve.server.counted_loader import CountedLoader
 from inserve.server.model_config import ModelConfig
 from inserve.server.options import ServerOptions
@@ -60,7 +63,7 @@ class ModelLoading:
             options.cache_dir,
             # Nobody knows what custom operations keep, and batches are formed before either session.
             held_twice_bytes=0 if options.custom_ops or options.batching else _held_twice_bytes(options),
-            merge_row_wise=_has_usual_kernels(config),
+            merge_row_wise=has_usual_kernels(config),
         )
         self._replay = prediction_log_replay(options.enable_signature_method_name_check, metrics.warmup_run)
         self._batching = options.batching_options()
@@ -197,10 +200,3 @@ class ModelLoading:
 def _held_twice_bytes(options: ServerOptions) -> int:
     budget = options.budget()
     return held_twice_bytes(memory_limit_bytes() if budget is None else budget[MAIN_MEMORY])
-
-
-def _has_usual_kernels(config: bytes) -> bool:
-    return (
-        not messages.ConfigProto.FromString(config).HasField("graph_options")
-        and "TF_XLA_FLAGS" not in os.environ
-    )

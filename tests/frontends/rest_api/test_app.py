@@ -481,6 +481,10 @@ class Together:
         self._bench = bench
         self.asked: list[list[int]] = []
         self.is_broken = False
+        self.limit = 16
+
+    def most_rows(self, spec: ModelSpec) -> int:
+        return self.limit if spec.name == "m" else 0
 
     def run_bound(self, spec: ModelSpec, bind: Any, timeout_s: float | None) -> RanTogether | None:
         assert timeout_s == 30.0
@@ -490,6 +494,8 @@ class Together:
         if self.is_broken:
             raise ZeroDivisionError
         [array], rows = bound[0].values(), bound[1]
+        if sum(rows) > self.limit:
+            return None
         self.asked.append(rows)
         parts = [[part + np.float32(1)] for part in np.split(array, np.cumsum(rows)[:-1])]
         return RanTogether(("y",), parts, 3, "serving_default", 0.5)
@@ -520,6 +526,34 @@ def test_predict_requests_for_one_model_are_answered_together(bench: Any) -> Non
     assert [answers[0].body, answers[2].body] == [b'{"predictions": [2.0]}', b'{"predictions": [3.0,4.0]}']
     assert together.asked == [[1, 2]]
     assert bench.counted == [("m", "predict", Code.OK)] * 2
+
+
+def test_more_of_them_than_fit_in_a_run_are_several_runs(bench: Any) -> None:
+    together = Together(bench)
+    together.limit = 2
+    answers = requests_of(app_of(bench, together), *[(b"m", b'{"instances": [1.0]}')] * 5)
+    assert [answer.body for answer in answers] == [b'{"predictions": [2.0]}'] * 5
+    assert together.asked == [[1, 1], [1, 1], [1]]
+
+
+def test_those_after_a_run_that_cannot_be_are_left_to_be_answered_alone(bench: Any) -> None:
+    together = Together(bench)
+    together.limit = 2
+    one, three = b'{"instances": [1.0]}', b'{"instances": [1.0, 2.0, 3.0]}'
+    answers = requests_of(app_of(bench, together), *[(b"m", body) for body in (one, one, three, one, one)])
+    assert [answer is None for answer in answers] == [False, False, True, True, True]
+    assert together.asked == [[1, 1]]
+
+
+def test_nothing_is_read_where_no_rows_may_be_one_run(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(predict_route, "bind_rows_together", never)
+    together = Together(bench)
+    together.limit = 1
+    answers = requests_of(app_of(bench, together), *[(b"m", b'{"instances": [1.0]}')] * 2)
+    assert [answer.status for answer in answers] == [200, 200]
 
 
 def test_where_one_of_them_is_bad_each_has_its_own_answer(bench: Any) -> None:

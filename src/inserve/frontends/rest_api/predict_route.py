@@ -87,7 +87,7 @@ class PredictRoute:
         return _written(call, outputs)
 
     def answer_together(self, bodies: Sequence[bytes]) -> list[tuple[Response, RequestRecord]] | None:
-        """Answer several requests in one run, without holding up this thread.
+        """Answer the first of several requests in one run, or in a few, without holding up this thread.
 
         None where each is to be answered alone; so it is where this raises.
 
@@ -96,11 +96,24 @@ class PredictRoute:
         """
         if self._together is None or max(map(len, bodies)) > _LONGEST_TOGETHER_BYTES:
             return None
+        most = self._together.most_rows(self._spec)
+        if most < FEWEST_TOGETHER:
+            return None
+        answers: list[tuple[Response, RequestRecord]] = []
+        for start in range(0, len(bodies), most):
+            answered = self._answer_in_one_run(self._together, bodies[start : start + most])
+            if answered is None:
+                break
+            answers += answered
+        return answers or None
 
+    def _answer_in_one_run(
+        self, together: PredictTogether, bodies: Sequence[bytes]
+    ) -> list[tuple[Response, RequestRecord]] | None:
         def bind(signature: SignatureInfo) -> tuple[Mapping[str, NDArray[Any]], Sequence[int]] | None:
             return bind_rows_together(bodies, signature.input_types)
 
-        ran = self._together.run_bound(self._spec, bind, self._timeout_s)
+        ran = together.run_bound(self._spec, bind, self._timeout_s)
         if ran is None:
             return None
         aliases, parts, version, signature_name, run_s = ran
