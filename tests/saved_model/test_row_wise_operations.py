@@ -284,12 +284,18 @@ PROVEN = [
     case(lambda x: tf.reshape(x, tf.shape(x, tf.int64)), GRID, id="Reshape-to-its-own-long-shape"),
     case(lambda x, y: tf.reshape(x, tf.shape(y)), GRID[:, 0], GRID[:, 1].swapaxes(1, 2), id="Reshape-like"),
     case(lambda x: tf.reshape(x, tf.shape(x)[:1]), FLOAT[:, None], id="Reshape-to-the-number-of-rows"),
-    case(lambda x: tf.reshape(x, tf.shape(x)[::2]), GRID[:, :1, :, :1], id="Reshape-to-every-second-size"),
+    case(
+        lambda x, y: tf.reshape(x, tf.shape(x)[::2]) + y,
+        GRID[:, :1, :, :1],
+        GRID[:, 1, :, 0],
+        id="Reshape-to-every-second-size",
+    ),
     case(lambda x: tf.reshape(x, tf.identity(tf.shape(x))[:-1]), GRID[..., :1], id="Reshape-to-all-but-one"),
     case(lambda x: tf.reshape(x, part_of_shape(x, 0, 3)), GRID[..., :1], id="Reshape-to-a-part-of-its-shape"),
     case(
-        lambda x: tf.reshape(x, part_of_shape(x, 0, 3, begin_mask=2, end_mask=6, shrink_axis_mask=2)),
+        lambda x, y: tf.reshape(x, part_of_shape(x, 0, 3, end_mask=2, shrink_axis_mask=2)) + y,
         GRID[..., :1],
+        GRID[..., 1],
         id="Reshape-to-a-part-with-masks-of-no-entry",
     ),
     case(
@@ -302,7 +308,9 @@ PROVEN = [
     case(lambda x: x + tf.reshape(tf.constant([1.0, -0.0, 1e-45]), [1, 3]), three(FLOAT), id="Reshape-const"),
     case(lambda x: x * tf.squeeze(tf.constant([[[2.0], [3.0]]])), GRID[..., :2], id="Squeeze-constant"),
     case(
-        lambda x: x * tf.squeeze(tf.constant([[[[2.0], [3.0]]]]), [0, -1]), GRID[..., :2], id="Squeeze-places"
+        lambda x: x * tf.squeeze(tf.constant([[[[2.0], [3.0]]]]), [0, -1]),
+        three(FLOAT)[:, :2],
+        id="Squeeze-places",
     ),
     case(padded("Pad"), three(FLOAT), id="Pad"),
     case(padded("Pad"), three(TEXT), id="Pad-string"),
@@ -511,6 +519,11 @@ REFUSED = [
             ("all-but-the-number-of-rows", lambda shape: shape[1:]),
             ("a-computed-shape", lambda shape: [shape[0] * 2, 12]),
         )
+    ),
+    case(
+        lambda x: tf.reshape(x, tf.stack([tf.shape(x)[0], 1, tf.shape(x)[0]])),
+        FLOAT[:, None],
+        id="reshape-to-rows-of-rows",
     ),
     case(
         lambda x: tf.reshape(x, part_of_shape(x, 1, 2, begin_mask=2)),

@@ -382,25 +382,28 @@ def test_images_with_their_channels_first_are_refused(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    "build",
+    ("build", "rank"),
     [
-        convolution((3, 2, 3, 4), "SAME"),
-        convolution_by_channel((3, 2, 3, 4), "SAME"),
-        pool("MaxPool", [1, 2, 2, 1], ONES, "SAME"),
-        normalization("FusedBatchNormV3"),
+        (convolution((3, 2, 3, 4), "SAME"), 4),
+        (convolution_by_channel((3, 2, 3, 4), "SAME"), 4),
+        (pool("MaxPool", [1, 2, 2, 1], ONES, "SAME"), 4),
+        (normalization("FusedBatchNormV3"), 4),
+        (product((3, 4)), 2),
     ],
 )
-def test_images_of_other_ranks_than_4_are_refused(build: Build) -> None:
+def test_images_of_other_ranks_than_4_and_factors_of_others_than_2_are_refused(
+    build: Build, rank: int
+) -> None:
     graph = tf.Graph()
     with graph.as_default():
         feed = tf1.placeholder(tf.float32)
         fetch = build(feed)
     serialized = graph.as_graph_def().SerializeToString()
-    for shape in ((None, 7, 9, 3), (None, 9, 3), (None, 2, 7, 9, 3)):
-        image = TensorSpec("x", feed.name, DataType.DT_FLOAT, shape)
-        signature = Signature("s", "", [image], [spec_of("y", fetch)])
+    for stated in range(1, 6):
+        rows = TensorSpec("x", feed.name, DataType.DT_FLOAT, (None, 2, 7, 9, 3)[:stated])
+        signature = Signature("s", "", [rows], [spec_of("y", fetch)])
         proven = row_wise_signatures(serialized, {"s": signature}, RULES_OF_SUMS)
-        assert bool(proven) == (len(shape) == 4)
+        assert bool(proven) == (stated == rank)
 
 
 @pytest.mark.parametrize(
