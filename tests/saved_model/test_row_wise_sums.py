@@ -400,8 +400,8 @@ def test_images_of_other_ranks_than_4_and_factors_of_others_than_2_are_refused(
         fetch = build(feed)
     serialized = graph.as_graph_def().SerializeToString()
     for stated in range(1, 6):
-        rows = TensorSpec("x", feed.name, DataType.DT_FLOAT, (None, 2, 7, 9, 3)[:stated])
-        signature = Signature("s", "", [rows], [spec_of("y", fetch)])
+        spec = TensorSpec("x", feed.name, DataType.DT_FLOAT, (None, 2, 7, 9, 3)[:stated])
+        signature = Signature("s", "", [spec], [spec_of("y", fetch)])
         proven = row_wise_signatures(serialized, {"s": signature}, RULES_OF_SUMS)
         assert bool(proven) == (stated == rank)
 
