@@ -1,8 +1,7 @@
 """Large rectangular lists of numbers, from the text straight into arrays.
 
 simdjson parses the text of a list and hands out its numbers without making a Python object of any. It
-flattens while it does, so the shape is checked on the text itself: all bytes but brackets and commas are
-deleted, and what is left must be what a list of that shape leaves.
+flattens while it does; ``json_structure`` tells whether the list has one shape throughout.
 
 Only values of members are looked at, outside strings. Whatever is not sure to be such a list is left to the
 general way.
@@ -10,7 +9,6 @@ general way.
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 import threading
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from inserve.errors import InvalidArgumentError
 from inserve.tensors.dtypes import DataType
 from inserve.tensors.json_document import load_document
+from inserve.tensors.json_structure import is_rectangular, structure_of
 from inserve.tensors.json_values import as_float32, flush_doubles, integers_in_range
 from inserve.tensors.tensor_shape import MAX_DIMENSIONS
 
@@ -37,11 +36,9 @@ _MAX_KEPT_PARSER_BYTES = 4 * 2**20
 _MAX_SIMDJSON_LENGTH = 0xFFFFFF
 """simdjson says no greater length of a list."""
 _TAIL = 64
-_MAX_REMEMBERED_BYTES = 2**18
-"""Length of the longest structure that is remembered: clients repeat themselves."""
+_MAX_LOOKED_UP_BYTES = 2**16
+"""Length of the longest body whose structure tells the shape: to hash a longer one takes too long."""
 _MAX_REMEMBERED = 32
-_MAX_LOOKED_UP_BYTES = 2**14
-"""Length of the longest structure that tells the shape: to hash a longer one takes longer than to ask."""
 
 _one_list_start = re.compile(
     rb"[ \t\r\n]*\{[ \t\r\n]*"
@@ -50,7 +47,6 @@ _one_list_start = re.compile(
 ).match
 _member_list_start = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*(?=\[)").match
 _first_is_integer = re.compile(rb"[\[ \t\r\n]*-?[0-9]+[ \t\r\n]*[,\]]").match
-_ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
 _MARK = "\x01"
 """Starts the string that stands for a list; no string without escapes can hold it."""
 
@@ -122,24 +118,22 @@ def _only_list(body: bytes, match: re.Match[bytes]) -> dict[str, Any] | None:
     If it is JSON at all, nothing but the list and a brace follows.
     """
     signature_name, key = match.group(1), match.group(2).decode()
+    start, stop = match.end(), body.rfind(b"]") + 1
     if signature_name is not None:
-        dense = _read_list(body, key)
-        if dense is None or not _are_rectangular(body, [body[: match.end()]], [dense]):
-            return None
-        return {"signature_name": signature_name.decode(), key: dense}
-    structure = body.translate(None, _ALL_BUT_STRUCTURE)
-    is_short = len(structure) <= _MAX_LOOKED_UP_BYTES
-    shape = _shapes.get(structure) if is_short else None
-    dense = _read_list(body, key, shape, match.end())
+        dense = _read_list(body, start, stop, key)
+        return None if dense is None else {"signature_name": signature_name.decode(), key: dense}
+    if len(body) > _MAX_LOOKED_UP_BYTES:
+        dense = _read_list(body, start, stop, key)
+        return None if dense is None else {key: dense}
+    structure = structure_of(body)
+    shape = _shapes.get(structure)
+    dense = _read_list(body, start, stop, key, shape)
     if dense is None:
         return None
-    if shape is None:
-        if _structure_length(dense.shape) != len(structure) or _expected_structure(dense.shape) != structure:
-            return None
-        if is_short and dense.values.size:  # an empty list and one of a single number look alike
-            if len(_shapes) >= _MAX_REMEMBERED:
-                _shapes.clear()
-            _shapes[structure] = dense.shape
+    if shape is None and dense.values.size:  # an empty list and one of a single number look alike
+        if len(_shapes) >= _MAX_REMEMBERED:
+            _shapes.clear()
+        _shapes[structure] = dense.shape
     return {key: dense}
 
 
@@ -166,7 +160,7 @@ def _dense_members(body: bytes) -> tuple[bytes, list[DenseList]] | None:
             if match is not None:
                 start = match.end()
                 stop = _list_end(body, start, end)
-                dense = _read_list(memoryview(body)[start:stop])
+                dense = _read_list(body, start, stop)
                 if dense is None:
                     return None
                 before.append(body[copied:start])
@@ -176,7 +170,7 @@ def _dense_members(body: bytes) -> tuple[bytes, list[DenseList]] | None:
             break
     else:
         return None
-    if not lists or not _are_rectangular(body, before, lists):
+    if not lists:
         return None
     pieces = [b'%b"\\u0001%d"' % (text, index) for index, text in enumerate(before)]
     return b"".join(pieces) + body[copied:], lists
@@ -189,13 +183,14 @@ def _list_end(body: bytes, start: int, end: int) -> int:
 
 
 def _read_list(
-    text: bytes | memoryview, key: str | None = None, shape: tuple[int, ...] | None = None, start: int = 0
+    body: bytes, start: int, stop: int, key: str | None = None, shape: tuple[int, ...] | None = None
 ) -> DenseList | None:
-    """Return the list of numbers that *text* is, or that it has under *key*; None where it is no such list.
+    """Return the list of numbers that ``body[start:stop]`` is; None where it is no such list.
 
-    Its shape is what its first elements and the number of all tell. Where it is known to be *shape*,
-    *start* says where the list begins.
+    With a *key*, the whole *body* is an object that has the list under it. Where the list is known to be
+    rectangular, *shape* says its shape.
     """
+    text: bytes | memoryview = body if key is not None else memoryview(body)[start:stop]
     if len(text) > _MAX_KEPT_PARSER_BYTES:
         parser = simdjson.Parser()
     else:
@@ -210,16 +205,16 @@ def _read_list(
             outermost = outermost[key]
         if not isinstance(outermost, simdjson.Array):
             return None
-        if shape is None:
-            shape, are_integers = _first_element(outermost)
-        else:
-            are_integers = _first_is_integer(text, start) is not None
+        if shape is not None:
+            values = _numbers(outermost, _first_is_integer(body, start) is not None)
+            return DenseList(values, shape) if math.prod(shape) == len(values) else None
+        shape, are_integers = _first_element(outermost)
         values = _numbers(outermost, are_integers)
+        if len(shape) > MAX_DIMENSIONS or math.prod(shape) != len(values):
+            return None
+        return DenseList(values, shape) if is_rectangular(outermost, shape, body, start, stop) else None
     except (ValueError, TypeError, RuntimeError):
         return None
-    if len(shape) > MAX_DIMENSIONS or math.prod(shape) != len(values):
-        return None
-    return DenseList(values, shape)
 
 
 def _first_element(outermost: simdjson.Array) -> tuple[tuple[int, ...], bool]:
@@ -242,51 +237,3 @@ def _numbers(outermost: simdjson.Array, try_integers: bool) -> NDArray[Any]:
         except (ValueError, TypeError):
             pass
     return np.frombuffer(outermost.as_buffer(of_type="d"), np.float64)
-
-
-def _are_rectangular(body: bytes, before: list[bytes], lists: list[DenseList]) -> bool:
-    """Return whether each list has its shape throughout; *before* are the texts before each.
-
-    It has where the brackets and commas of a list of this shape come next in the body: a list ends where its
-    first bracket is closed, so none goes on behind them.
-    """
-    structure = body.translate(None, _ALL_BUT_STRUCTURE)
-    position = 0
-    shape = None
-    for text, dense in zip(before, lists, strict=True):
-        if dense.shape != shape:
-            shape = dense.shape
-            length = _structure_length(shape)
-            if length > len(structure):
-                return False
-            expected = _expected_structure(shape)
-        position += len(text.translate(None, _ALL_BUT_STRUCTURE))
-        if not structure.startswith(expected, position):
-            return False
-        position += length
-    return True
-
-
-@functools.lru_cache(maxsize=_MAX_REMEMBERED)
-def _structure_length(shape: tuple[int, ...]) -> int:
-    length = 0
-    for size in reversed(shape):
-        length = size * (length + 1) + 1 if size else 2
-    return length
-
-
-def _structure(shape: tuple[int, ...]) -> bytes:
-    """Return the brackets and commas of a list of *shape*."""
-    structure = b""
-    for size in reversed(shape):
-        structure = b"[" + (structure + b",") * (size - 1) + (structure if size else b"") + b"]"
-    return structure
-
-
-_remembered_structure = functools.lru_cache(maxsize=_MAX_REMEMBERED)(_structure)
-
-
-def _expected_structure(shape: tuple[int, ...]) -> bytes:
-    if _structure_length(shape) <= _MAX_REMEMBERED_BYTES:
-        return _remembered_structure(shape)
-    return _structure(shape)
