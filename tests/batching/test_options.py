@@ -50,6 +50,14 @@ def test_slots_and_threads_of_runs_together_keep_all_processors_busy(monkeypatch
     assert default_slots(0) == 1
 
 
+def test_a_device_beside_processors_has_one_batch_in_work_and_one_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert [default_slots(threads, 1) for threads in (0, 1, 16)] == [2, 2, 2]
+    assert default_slots(0, 3) == 6
+
+
 def test_every_field_of_the_message_is_taken() -> None:
     message = parameters(
         max_batch_size=8,

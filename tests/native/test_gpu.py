@@ -31,7 +31,7 @@ def child(program: str, *arguments: str) -> Any:
     """Return what the last line of *program* says as JSON; unlike elsewhere it may see GPUs."""
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
-        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
         timeout=300,

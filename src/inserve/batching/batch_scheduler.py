@@ -108,15 +108,18 @@ class BatchScheduler:
         for model in models:
             model.report_direct_runs(self.observer)
 
-    def make_slots(self, intra_op_threads: int, num_replicas: int = 1) -> SlotScheduler:
+    def make_slots(
+        self, intra_op_threads: int, num_replicas: int = 1, num_accelerators: int = 0
+    ) -> SlotScheduler:
         """Return who runs the batches of one version in the library's way; give it to ``drop_slots``.
 
         One run of the version uses at most *intra_op_threads* threads; 0: as many as there are. Each of
-        *num_replicas* on a device of its own has work at the same time.
+        *num_replicas* has work at the same time. *num_accelerators* are the devices beside processors that
+        its runs are on.
         """
         number = self._num_slots
         if number is None:
-            number = max(default_slots(intra_op_threads), num_replicas)
+            number = max(default_slots(intra_op_threads, num_accelerators), num_replicas)
         slots = SlotScheduler(number, self._thread_name, self._clock, self.observer)
         with self._lock:
             self._slots.append(slots)

@@ -20,6 +20,7 @@ from inserve.batching.batching_runner import PermutedOrder, SlotRunner, ThreadRu
 from inserve.batching.observer import BatchingObserver
 from inserve.batching.options import BatchingOptions, batching_options_from_message, check_queue_options
 from inserve.batching.slot_queue import SlotQueue
+from inserve.batching.slot_scheduler import SlotScheduler
 from inserve.batching.statistics import BatchingStatistics
 from inserve.batching.thread_queue import ThreadQueue
 from inserve.errors import InvalidArgumentError
@@ -44,7 +45,8 @@ OptionsOfPath: TypeAlias = Callable[[str], "BatchingOptions | None"]
 class BatchedSession:
     """A session whose runners share queues; implements ``interface.Session``.
 
-    One queue for each set of feeds with one set of fetches, in whatever order they are named.
+    *slots* are its own and are dropped when it is closed; None where *options* are strict. There is one queue
+    for each set of feeds with one set of fetches, in whatever order they are named.
     """
 
     def __init__(
@@ -53,8 +55,7 @@ class BatchedSession:
         scheduler: BatchScheduler,
         options: BatchingOptions,
         name: str,
-        intra_op_threads: int = 0,
-        num_replicas: int = 1,
+        slots: SlotScheduler | None,
     ) -> None:
         self._session = session
         self._scheduler = scheduler
@@ -62,7 +63,7 @@ class BatchedSession:
         self._lock = threading.Lock()
         self._options = options
         self._is_unbatched = False
-        self._slots = None if options.strict else scheduler.make_slots(intra_op_threads, num_replicas)
+        self._slots = slots
         self._queues: dict[tuple[frozenset[str], frozenset[str]], SlotQueue | ThreadQueue] = {}
 
     def __repr__(self) -> str:
@@ -174,14 +175,16 @@ class BatchedModel:
         scheduler: BatchScheduler,
         options: BatchingOptions,
         intra_op_threads: int = 0,
+        num_accelerators: int = 0,
     ) -> None:
         self._model = model
         self._path = path
         self._scheduler = scheduler
-        num_replicas = getattr(model, "num_replicas", 1)
-        self._session = BatchedSession(
-            model.session, scheduler, options, path, intra_op_threads, num_replicas
-        )
+        slots = None
+        if not options.strict:
+            num_replicas = getattr(model, "num_replicas", 1)
+            slots = scheduler.make_slots(intra_op_threads, num_replicas, num_accelerators)
+        self._session = BatchedSession(model.session, scheduler, options, path, slots)
         scheduler.add_model(path, self)
 
     def __repr__(self) -> str:
@@ -242,11 +245,13 @@ def batch_models(
     scheduler: BatchScheduler,
     options: BatchingOptions | OptionsOfPath,
     per_model_parameters: bool = False,
+    num_accelerators: Callable[[str], int] = lambda _: 0,
 ) -> LoadSavedModel:
     """Return what loads models as *load* does, and batches their runs on *scheduler*.
 
     With *per_model_parameters* a version's own ``batching_params.pbtxt`` says how, and a version
     without one is not batched; only the scheduler's threads and ``strict`` are *options*' then.
+    *num_accelerators* says on how many devices beside processors the runs of the version in a folder are.
     """
 
     def load_batched(path: str, tags: Sequence[str] = ("serve",), config: bytes = b"") -> LoadedModel:
@@ -256,7 +261,8 @@ def batch_models(
         if chosen is None:
             return load(path, tags, config)
         check_queue_options(chosen)
-        return BatchedModel(load(path, tags, config), path, scheduler, chosen, _intra_op_threads(config))
+        model = load(path, tags, config)
+        return BatchedModel(model, path, scheduler, chosen, _intra_op_threads(config), num_accelerators(path))
 
     return load_batched
 

@@ -146,13 +146,16 @@ def batching_options_from_message(
     )
 
 
-def default_slots(intra_op_threads: int) -> int:
+def default_slots(intra_op_threads: int, num_accelerators: int = 0) -> int:
     """Return how many batches of one version run at the same time, so that they keep all processors busy.
 
     *intra_op_threads* is what one run may use at most; 0: all, of which a large batch keeps about half
     busy. Two are more even on two processors: what one batch does before and after its run, and in its
-    narrow parts, leaves them to the other.
+    narrow parts, leaves them to the other. So it is on each of *num_accelerators* devices that runs are on,
+    where more would only stand in each other's way and keep batches small.
     """
+    if num_accelerators > 0:
+        return 2 * num_accelerators
     num_cpus = _num_cpus()
     if intra_op_threads > 0:
         return max(1, num_cpus // intra_op_threads)

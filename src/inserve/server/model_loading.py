@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterable, Sequence
 
@@ -30,7 +31,7 @@ from inserve.tensorflow_c.device_placement import place_on
 from inserve.tensorflow_c.devices import check_device
 from inserve.tensorflow_c.interface import LoadedModel, LoadSavedModel
 from inserve.tensorflow_c.load_saved_model import load_saved_model
-from inserve.tflite.load_tflite import prefer_tflite
+from inserve.tflite.load_tflite import MODEL_FILE, prefer_tflite
 
 __all__ = ["ModelLoading"]
 
@@ -78,6 +79,7 @@ class ModelLoading:
         self._load = self._opener(options)
 
     def _opener(self, options: ServerOptions) -> LoadSavedModel:
+        self._prefers_tflite = options.prefer_tflite_model
         load = self._on_devices(with_custom_ops(load_saved_model, options.custom_ops))
         if options.prefer_tflite_model:
             load = prefer_tflite(load, options.num_tflite_pools, options.num_tflite_interpreters_per_pool)
@@ -85,7 +87,11 @@ class ModelLoading:
             self._scheduler = BatchScheduler(self._batching, observer=self._metrics)
             self._metrics.registry.before_reading(self._scheduler.report_direct_runs)
             load = batch_models(
-                load, self._scheduler, self._options_of_path, options.enable_per_model_batching_parameters
+                load,
+                self._scheduler,
+                self._options_of_path,
+                options.enable_per_model_batching_parameters,
+                self._num_accelerators,
             )
         return load
 
@@ -122,6 +128,18 @@ class ModelLoading:
             return replicate([(device, place_on(load, device)) for device in devices])(path, tags, config)
 
         return load_replicas
+
+    def _num_accelerators(self, path: str) -> int:
+        """Return on how many devices beside processors the runs of the version in the folder *path* are.
+
+        Without replicas TensorFlow puts them on the first one that it sees.
+        """
+        if self._prefers_tflite and os.path.exists(os.path.join(path, MODEL_FILE)):
+            return 0
+        with self._lock:
+            replicas = self._devices_by_path.get(path)
+        accelerators = {name for name in replicas or self._seen_devices if not name.startswith("CPU:")}
+        return len(accelerators) if replicas else min(1, len(accelerators))
 
     def _note_devices(self, path: str, devices: tuple[str, ...]) -> None:
         with self._lock:
