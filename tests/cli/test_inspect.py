@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,7 @@ def test_the_choice_for_several_at_once_is_marked_as_well(monkeypatch: pytest.Mo
     assert "Requests that arrive together for s are one run of up to 16 rows" in output
     marks = [line.split()[0] for line in output.splitlines() if line.rstrip().endswith(" ms")]
     assert marks == ["*", "calling", "+"]
+    tuning = replace(tuning, sizes=(replace(size, is_crowded_alone=True),))
+    output = inspect("--tune", HALF_PLUS_TWO).output
+    marks = [line.split()[0] for line in output.splitlines() if line.rstrip().endswith(" ms")]
+    assert marks == ["pool", "calling", "*+"]

@@ -87,6 +87,18 @@ def test_a_run_that_makes_a_crowd_goes_to_the_other_session(crowd: int) -> None:
     assert bench.names_of_nested_runs(4) == ["single"] * (crowd - 1) + ["together"] * (5 - crowd)
 
 
+def test_a_lone_run_may_belong_to_the_other_session_too_and_a_larger_one_does_not() -> None:
+    bench = Bench()
+    runs = {frozenset({"x:0"}): RUNS._replace(alone_too=True)}
+    session = CrowdSession(bench.single, bench.together, 2, runs)
+    runner = session.runner(FEEDS, ["y:0"])
+    runner.run(ROW, None, POOL)
+    runner.run([np.zeros(8, np.float32)], None, POOL)
+    session.is_given_up = True
+    runner.run(ROW, None, POOL)
+    assert bench.noted == [("together", CALLING, None), ("single", POOL, None), ("single", POOL, None)]
+
+
 def test_after_a_crowd_runs_are_alone_again(bench: Bench) -> None:
     bench.names_of_nested_runs(3)
     bench.runner.run(ROW)

@@ -417,6 +417,17 @@ def test_a_crowd_has_the_session_of_one_thread_and_a_lone_caller_the_other(crowd
     assert (crowd_bench.opened, crowd_bench.warmed_up) == ([DEFAULT, ONE_THREAD], [DEFAULT])
 
 
+def test_measured_sizes_may_always_have_the_session_of_one_thread(
+    crowd_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = replace(CROWDED, sizes=(replace(CROWDED.sizes[0], is_crowded_alone=True),))
+    monkeypatch.setattr(Tuner, "measure", lambda *_, **__: tuning)
+    for _ in ("measured", "cached"):
+        crowd_bench.models.clear()
+        crowd_bench.load()
+        assert runs_alone_and_in_a_crowd(crowd_bench) == [(ONE_THREAD, CALLING), (ONE_THREAD, CALLING)]
+
+
 def test_the_next_load_holds_two_as_well_and_warms_both_up(crowd_bench: Bench) -> None:
     crowd_bench.load()
     crowd_bench.models.clear()

@@ -287,6 +287,28 @@ def test_other_threads_for_all_are_not_taken_where_an_input_was_left_out_and_two
     assert (tuning.intra_op_threads, tuning.is_for_two_sessions) == (threads, holds_two)
 
 
+BETTER_ALONE = ((0.009, 0.005), (0.007, 0.004))
+"""One thread is better for everybody."""
+
+
+@pytest.mark.parametrize(
+    ("is_all", "may_hold_two", "threads", "crowded"),
+    [(True, True, 1, None), (False, False, 1, None), (False, True, 2, Setting(CALLING, 1))],
+)
+def test_inputs_that_were_left_out_keep_all_threads_where_one_is_best_for_the_others_and_two_can_be_held(
+    clock: ManualClock, is_all: bool, may_hold_two: bool, threads: int, crowded: Setting | None
+) -> None:
+    inputs = [(ONE, crowd_runners(clock, *BETTER_ALONE))]
+    tuning = crowd_tuning(clock, inputs, may_hold_two, is_all)
+    (size,) = tuning.sizes
+    assert (tuning.intra_op_threads, size.crowded) == (threads, crowded)
+    assert size.is_crowded_alone == (crowded is not None)
+    chosen = size.chosen(threads)
+    assert chosen is not None
+    assert chosen.intra_op_threads == 1
+    assert chosen.alone_s == pytest.approx(0.007)
+
+
 @pytest.mark.parametrize(("seconds", "expected"), [(1e-5, False), (3e-5, True)])
 def test_runs_too_short_to_be_shared_out_are_known(
     clock: ManualClock, seconds: float, expected: bool

@@ -199,10 +199,11 @@ def test_it_is_not_settled_while_rounds_disagree_about_a_crowd_if_that_counts() 
 CROWDED = replace(
     TUNING, intra_op_threads=2, sizes=(replace(TUNING.sizes[0], executor=POOL, crowded=Setting(CALLING, 1)),)
 )
+CROWDED_ALONE = replace(CROWDED, sizes=(replace(CROWDED.sizes[0], is_crowded_alone=True),))
 
 
 def test_a_tuning_survives_json() -> None:
-    for tuning in (TUNING, CROWDED):
+    for tuning in (TUNING, CROWDED, CROWDED_ALONE):
         assert tuning_from_dict(json.loads(json.dumps(tuning_to_dict(tuning)))) == tuning
 
 
@@ -231,6 +232,8 @@ def test_what_is_no_tuning_is_refused(change: dict[str, object]) -> None:
 def test_the_figures_in_force_are_those_of_executor_and_threads() -> None:
     assert TUNING.sizes[0].chosen(1) == Alternative(CALLING, 1, 1e-3, 2e-3)
     assert TUNING.sizes[0].chosen(2) is None
+    assert CROWDED.sizes[0].chosen(2) == Alternative(POOL, 2, 3e-3, 1e-3)
+    assert CROWDED_ALONE.sizes[0].chosen(2) == Alternative(CALLING, 1, 1e-3, 2e-3)
 
 
 def test_its_line_names_source_threads_executor_and_time() -> None:
@@ -240,5 +243,9 @@ def test_its_line_names_source_threads_executor_and_time() -> None:
     )
     assert str(CROWDED) == (
         "measured: 2 intra-op threads; s [32] pool 3 ms, 2 at once calling thread 1 intra-op thread 2 ms; "
+        "s up to 16 rows together; took 0.50 s; because"
+    )
+    assert str(CROWDED_ALONE) == (
+        "measured: 2 intra-op threads; s [32] calling thread 1 intra-op thread 1 ms; "
         "s up to 16 rows together; took 0.50 s; because"
     )

@@ -99,9 +99,10 @@ def _print_tuning(console: Console, path: Path, tags: list[str] | None) -> None:
         table = Table(box=box.SIMPLE_HEAD)
         for title in ("", "executor", "intra-op threads", "one caller", f"{tuning.callers} callers"):
             table.add_column(title)
+        chosen, crowded = size.chosen(tuning.intra_op_threads), size.crowded_figures()
         for option in size.alternatives:
             table.add_row(
-                {size.chosen(tuning.intra_op_threads): "*", size.crowded_figures(): "+"}.get(option, ""),
+                "*" * (option == chosen) + "+" * (option == crowded),
                 "calling thread" if option.executor is Executor.CALLING_THREAD else "pool",
                 str(option.intra_op_threads),
                 _milliseconds(option.alone_s),

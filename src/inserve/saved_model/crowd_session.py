@@ -32,6 +32,8 @@ class CrowdRuns(NamedTuple):
     executor: Executor
     seconds: float
     """What such a run was measured to take."""
+    alone_too: bool = False
+    """Whether they go there without a crowd, too, so that only larger inputs go to the other session."""
 
 
 class CrowdRunner:
@@ -42,7 +44,7 @@ class CrowdRunner:
     def __init__(self, session: CrowdSession, single: Runner, together: Runner, runs: CrowdRuns) -> None:
         self._session = session
         self._in_progress = session.in_progress
-        self._others = session.crowd - 1
+        self._others = 0 if runs.alone_too else session.crowd - 1
         self._runs = runs
         self._single = single
         self._single_run = single.run
@@ -74,7 +76,7 @@ class CrowdRunner:
                 in_progress.pop()
 
     def _suits(self, arrays: Sequence[NDArray[Any]], timeout_s: float | None) -> bool:
-        most_bytes, executor, seconds = self._runs
+        most_bytes, executor, seconds, _ = self._runs
         if self._session.is_given_up or sum(array.nbytes for array in arrays) > most_bytes:
             return False
         return timeout_s is None or executor is Executor.POOL or timeout_s > _DEADLINE_MARGIN * seconds

@@ -344,7 +344,8 @@ class SavedModelServable:
             if signature is None or figures is None:
                 continue
             feeds = frozenset(spec.tensor_name for spec in signature.inputs.values())
-            runs = CrowdRuns((1 << size.input_bytes.bit_length()) - 1, figures.executor, figures.alone_s)
+            most_bytes = (1 << size.input_bytes.bit_length()) - 1
+            runs = CrowdRuns(most_bytes, figures.executor, figures.alone_s, size.is_crowded_alone)
             known = found.get(feeds)
             if known is None or known.most_bytes < runs.most_bytes:
                 found[feeds] = runs

@@ -97,8 +97,7 @@ class TunedLoad:
     no larger than *held_twice_bytes* and no signature leaves a trace, it may stay in memory twice. *budget_s*
     bounds the measuring; a second session is made only where the first was loaded within five times that.
     With *merges_rows* trials find out which requests may be one run. Tunings are remembered apart for
-    other *devices*. *num_cpus* is what the process may use, by default
-    what the system says.
+    other *devices*. *num_cpus* is what the process may use, by default what the system says.
     """
 
     def __init__(
@@ -177,7 +176,7 @@ class TunedLoad:
         try:
             second = self._version.open(self._config_with(1))
         except InserveError as error:
-            sizes = tuple(replace(size, crowded=None) for size in tuning.sizes)
+            sizes = tuple(replace(size, crowded=None, is_crowded_alone=False) for size in tuning.sizes)
             reason = f"a second load failed: {error.message}"
             servable.apply_tuning(replace(tuning, sizes=sizes, reason=reason))
             return

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -129,8 +129,8 @@ class Tuner:
 
         Each input comes with its runners by their number of intra-op threads, *default_threads* among
         them. Inputs that fail, or that the time does not suffice for, are left out; *is_all* is False where
-        some were so before. Crowded runs are considered only with *may_hold_two*. ``Tuning.seconds`` is not
-        filled in.
+        some were so before. With *may_hold_two* the choice may be two numbers of threads: crowded runs have
+        the other one, or all of *inputs* where larger ones are left out. ``Tuning.seconds`` is not filled in.
         """
         with ExitStack() as stack:
             threads = {
@@ -149,6 +149,14 @@ class Tuner:
         ):
             crowded = _crowded_settings(candidates, default_threads)
             chosen = default_threads if any(crowded) else chosen
+        elif may_hold_two and not is_all and chosen != default_threads:
+            # Larger inputs have not been measured: they keep all threads.
+            crowded = [Setting(Executor.CALLING_THREAD, chosen)] * len(candidates)
+            sizes = tuple(
+                replace(_size_tuning(one, default_threads, setting), is_crowded_alone=True)
+                for one, setting in zip(candidates, crowded, strict=True)
+            )
+            return Tuning("measured", default_threads, sizes, self._callers)
         sizes = tuple(map(_size_tuning, candidates, [chosen] * len(candidates), crowded))
         return Tuning("measured", chosen, sizes, self._callers)
 

@@ -9,7 +9,8 @@ in three rounds of four.
 
 Where one number of threads is best for a caller who is alone and another one for several at once, a version
 may be held twice, once with each (``crowd_session``): then runs are *crowded* that find as many in progress
-as were measured together.
+as were measured together. It is held twice, too, where one thread is best for what was measured but larger
+inputs, which may gain from all, take too long to be measured.
 """
 
 from __future__ import annotations
@@ -110,9 +111,13 @@ class SizeTuning:
     alternatives: tuple[Alternative, ...] = ()
     crowded: Setting | None = None
     """How they are executed when ``Tuning.callers`` of them are in progress; None: in no other way."""
+    is_crowded_alone: bool = False
+    """Whether *crowded* holds for a lone caller, too."""
 
     def chosen(self, intra_op_threads: int) -> Alternative | None:
-        """Return the figures of what is in force with *intra_op_threads*."""
+        """Return the figures of what is in force with *intra_op_threads* for a lone caller."""
+        if self.is_crowded_alone:
+            return self.crowded_figures()
         return self._figures(Setting(self.executor, intra_op_threads))
 
     def crowded_figures(self) -> Alternative | None:
@@ -169,6 +174,10 @@ class Tuning:
     def _size_text(self, size: SizeTuning) -> str:
         rows = "" if size.rows is None else f" [{size.rows}]"
         chosen = size.chosen(self.intra_op_threads)
+        if size.crowded is not None and size.is_crowded_alone:
+            figure = "" if chosen is None else f" {chosen.alone_s * 1e3:.3g} ms"
+            executor, threads = size.crowded
+            return f"{size.signature}{rows} {_place(executor)} {_threads_text(threads)}{figure}"
         figure = "" if chosen is None else f" {chosen.alone_s * 1e3:.3g} ms"
         text = f"{size.signature}{rows} {_place(size.executor)}{figure}"
         if size.crowded is None:
@@ -326,6 +335,7 @@ def tuning_to_dict(tuning: Tuning) -> dict[str, Any]:
                 "input_bytes": size.input_bytes,
                 "executor": size.executor.name,
                 "crowded": size.crowded and [size.crowded.executor.name, size.crowded.intra_op_threads],
+                "is_crowded_alone": size.is_crowded_alone,
                 "alternatives": [
                     {
                         "executor": alternative.executor.name,
@@ -362,6 +372,7 @@ def tuning_from_dict(value: Any) -> Tuning:
                     input_bytes=_natural(size["input_bytes"]),
                     executor=Executor[size["executor"]],
                     crowded=None if size["crowded"] is None else _setting(*size["crowded"]),
+                    is_crowded_alone=size["is_crowded_alone"] is True,
                     alternatives=tuple(
                         Alternative(
                             executor=Executor[alternative["executor"]],

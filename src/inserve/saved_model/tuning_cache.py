@@ -24,7 +24,7 @@ __all__ = ["MAX_ENTRIES", "TuningCache", "default_cache_dir", "machine_text", "m
 MAX_ENTRIES = 512
 """Beyond so many the entries that were used longest ago are removed."""
 
-_FORMAT = "3"
+_FORMAT = "4"
 _CHOICES = ("TF_ENABLE_ONEDNN_OPTS", "TF_MKL", "ONEDNN_", "DNNL_", "MKL_")
 """First letters of variables by which people choose kernels."""
 _MAX_ENTRY_BYTES = 1 << 20
