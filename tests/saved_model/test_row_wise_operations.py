@@ -5,49 +5,23 @@ Rows run alone must have the bits that they have among others, wherever they sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from numpy.typing import NDArray
+from tests.saved_model.small_graphs import ROW_COUNTS, Array, Build, Case, case, graph_of, spec_of
 
 from inserve.saved_model.row_wise import row_wise_signatures
 from inserve.saved_model.row_wise_operations import INT64_AND_FLOATS_CAST_ALIKE, RULES
-from inserve.saved_model.signature import Signature, TensorSpec
+from inserve.saved_model.signature import Signature
 
 tf1 = tf.compat.v1
 raw = tf.raw_ops
 
-Build = Callable[..., Any]
-Array = NDArray[Any]
 
 ODD = 13
-ROW_COUNTS = (1, 2, 3, 7, 8, 17)
-
-
-class Case(NamedTuple):
-    build: Build
-    inputs: tuple[Array, ...]
-
-
-def case(build: Build, *inputs: Array, id: str | None = None) -> Any:
-    return pytest.param(Case(build, inputs), id=id)
-
-
-def graph_of(build: Build, inputs: Sequence[Array]) -> tuple[Any, list[Any], list[Any]]:
-    """Return a graph of *build* on placeholders for any number of such rows, and its ends."""
-    graph = tf.Graph()
-    with graph.as_default():
-        feeds = [tf1.placeholder(array.dtype, [None, *array.shape[1:]]) for array in inputs]
-        fetches = build(*feeds)
-    return graph, feeds, list(fetches) if isinstance(fetches, list | tuple) else [fetches]
-
-
-def spec_of(alias: str, tensor: Any) -> TensorSpec:
-    shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
-    return TensorSpec(alias, tensor.name, tensor.dtype.as_datatype_enum, shape)
 
 
 def is_proven(graph: Any, feeds: Sequence[Any], fetches: Sequence[Any]) -> bool:
