@@ -122,7 +122,9 @@ def test_metadata_that_holds_no_signature_is_refused(tflite_models: Path) -> Non
         meta_graph(read(tflite_models, "no_signature_def"))
 
 
-@pytest.mark.parametrize("metadata", [b"", b"\x00", b"\x01\x02\x03", b"abc\x00\xff\xff\x01", b"\xff" * 64])
+@pytest.mark.parametrize(
+    "metadata", [b"", b"\x00", b"\x01\x02\x03", b"abc\x00\xff\xff\x01", b"\xff" * 64, b"%\t%%"]
+)
 def test_metadata_that_is_no_flexbuffer_is_refused(metadata: bytes) -> None:
     model = file(subgraph(["x"], ["y"]))._replace(metadata={"signature_defs_metadata": metadata})
     with pytest.raises(InvalidArgumentError, match="Invalid SignatureDefs"):

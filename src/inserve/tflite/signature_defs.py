@@ -146,8 +146,8 @@ def _signatures_in_metadata(serialized: bytes) -> dict[str, messages.SignatureDe
             key.AsKey: messages.SignatureDef.FromString(value.AsStringBytes)
             for key, value in zip(entries.Keys, entries.Values, strict=True)
         }
-    except (DecodeError, ValueError, TypeError, IndexError, struct.error) as error:
-        raise InvalidArgumentError(f"Invalid SignatureDefs found in TfLite model: {error}") from error
+    except (DecodeError, ValueError, TypeError, LookupError, struct.error) as error:
+        raise InvalidArgumentError(f"Invalid SignatureDefs found in TfLite model: {error!r}") from error
 
 
 def _fix_names(infos: Any, known: Mapping[str, Endpoint], kind: str) -> None:
